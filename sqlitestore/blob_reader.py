@@ -1,0 +1,122 @@
+"""Files to read a blob from. Every chunk is checked before a byte of it is handed out, and the whole at the end."""
+
+from __future__ import annotations
+
+from array import array
+from io import BytesIO
+from types import TracebackType
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from sqlitestore import codecs
+from sqlitestore.database import Database
+from sqlitestore.errors import Damaged
+
+MAX_CHUNK = 16 * 2**20
+"""[bytes] Format limit of a chunk; what a file claims beyond it is damage, or an attack on our memory."""
+
+MAX_INLINE = 2**20
+"""[bytes] Format limit of a blob that sits in its row."""
+
+SELECT_CHUNK_BY_ID = "SELECT size, codec, bytes, digest FROM chunk WHERE id = ?"
+
+
+class InlineReader(BytesIO):
+    """A small blob, checked before it was made into a file."""
+
+
+class ChunkedReader:
+    """A large blob, one chunk in memory at a time.
+
+    Use it in ``with``: leaving the block without an error reads what was left and raises Damaged if the whole is not
+    what the key says. Chunks are immutable, so no transaction stays open between two of them.
+    """
+
+    def __init__(self, database: Database, key: str, size: int, chunks: array[int], hasher: Any) -> None:
+        self._database = database
+        self._key = key
+        self.size = size
+        """[bytes]"""
+        self._chunks = chunks
+        self._next = 0
+        self._hasher = hasher
+        self._delivered = 0
+        self._view = memoryview(b"")
+
+    def __enter__(self) -> ChunkedReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is None:
+            while self._fill():
+                self._view = memoryview(b"")
+            if self._delivered != self.size or self._hasher.hexdigest() != self._key:
+                raise self._damaged("the whole has another digest")
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """Fill ``buffer``, or as much of it as there is left; return how much [bytes]."""
+        target = memoryview(buffer).cast("B")
+        done, wanted = 0, target.nbytes
+        while done < wanted and self._fill():
+            some = min(wanted - done, self._view.nbytes)
+            target[done : done + some] = self._view[:some]
+            self._view = self._view[some:]
+            done += some
+        return done
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return ``size`` bytes, all that are left if negative; fewer only at the end."""
+        if 0 <= size <= self._view.nbytes:
+            data = self._view[:size]
+            self._view = self._view[size:]
+            return bytes(data)
+        # BytesIO hands over its buffer without copying it, so even gigabytes are in memory once.
+        joined = BytesIO()
+        left = self.size if size < 0 else size
+        while left > 0 and self._fill():
+            some = joined.write(self._view[:left])
+            self._view = self._view[some:]
+            left -= some
+        return joined.getvalue()
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """Return bytes up to and with the next newline."""
+        line = bytearray()
+        while (size < 0 or len(line) < size) and (byte := self.read(1)):
+            line += byte
+            if byte == b"\n":
+                break
+        return bytes(line)
+
+    def _fill(self) -> bool:
+        """Have at least a byte at hand; return False at the end."""
+        while not self._view.nbytes:
+            if self._next >= len(self._chunks):
+                return False
+            data = self._chunk(self._chunks[self._next])
+            self._next += 1
+            self._hasher.update(data)
+            self._delivered += len(data)
+            if self._delivered > self.size:
+                raise self._damaged(f"its chunks have more than its {self.size} bytes")
+            self._view = memoryview(data)
+        return True
+
+    def _chunk(self, chunk_id: int) -> bytes:
+        rows = self._database.query(SELECT_CHUNK_BY_ID, (chunk_id,))
+        if not rows:
+            raise self._damaged(f"chunk {chunk_id} is missing (or was pruned just now)")
+        size, codec, stored, digest = rows[0]
+        if not 0 < size <= MAX_CHUNK:
+            raise self._damaged(f"chunk {chunk_id} claims {size} bytes")
+        try:
+            data = codecs.decode(codec, stored, size)
+        except Damaged as error:
+            raise self._damaged(f"chunk {chunk_id}: {error}") from error
+        if xxh3_128_digest(data) != digest:
+            raise self._damaged(f"chunk {chunk_id} has another digest")
+        return data
+
+    def _damaged(self, what: str) -> Damaged:
+        return Damaged(f"Blob {self._key} in {self._database.path} is damaged: {what}.")

@@ -1,0 +1,394 @@
+"""The tables ``blob``, ``chunk`` and ``blob_chunk``: immutable bytes under the digest of their content.
+
+A small blob's bytes sit in its row; a large one is an ordered list of chunks, which blobs share. Chunks go in first, in
+bounded transactions; then one transaction writes the blob's row and list. A chunk that vanished in between (pruned by
+another process, since nothing referenced it yet) makes SQLite's foreign key refuse that transaction, and the payload is
+put again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pickle import PickleBuffer
+from typing import Any, TypeAlias
+
+import apsw
+from xxhash import xxh3_128, xxh3_128_digest
+
+from sqlitestore import codecs
+from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
+from sqlitestore.chunking import Chunker
+from sqlitestore.database import Database
+from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
+from sqlitestore.model import Buffer, StoredBlob
+from sqlitestore.pickling import WriteFile
+
+INLINE = 64 * 1024
+"""[bytes] A blob up to here sits in its row."""
+
+BATCH = 16 * 2**20
+"""[bytes] Of encoded data that one transaction writes: what bounds both memory and how long others wait."""
+
+KEYS_AT_ONCE = 256
+
+SELECT_BLOB = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
+SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS asked
+ LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
+HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
+INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
+DELETE_BLOB = "DELETE FROM blob WHERE id = ?"
+SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
+INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
+DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
+SELECT_CHUNKS_OF = "SELECT chunk FROM blob_chunk WHERE blob = ? ORDER BY position"
+INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
+
+Payload: TypeAlias = Callable[[WriteFile], object]
+"""Bytes that write themselves to a file, again if they are asked again."""
+
+BlobReader: TypeAlias = InlineReader | ChunkedReader
+
+
+class ChunkVanished(Exception):
+    """A chunk of a blob in the making was pruned before the blob could reference it."""
+
+
+def payload_of(data: Buffer) -> Payload:
+    """Return the payload that writes ``data``."""
+    return lambda file: file.write(data)
+
+
+def key_of(hexdigest: str) -> bytes:
+    """Return a key as it stands in the column ``key``."""
+    return bytes.fromhex(hexdigest)
+
+
+def hasher_for(key: bytes) -> Any:
+    """Return the hash whose digest a key is: xxh3-128 (16 bytes, ours) or SHA-1 (20 bytes, Metaflow's)."""
+    return xxh3_128() if len(key) == 16 else hashlib.sha1(usedforsecurity=False)  # noqa: PLR2004
+
+
+class Blobs:
+    """Puts, finds and reads blobs of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, payloads: Iterable[Payload], keys: Iterable[str] = ()) -> list[StoredBlob]:
+        """Store each payload once; return keys and sizes in order, duplicates included.
+
+        Blobs are keyed by xxh3-128, or by the ``keys`` given (one a payload, checked against the bytes: InvalidKey).
+        The iterable may run any code: no transaction is open while it does. If it raises, blobs of earlier
+        transactions stay, referenced by nothing and so harmless.
+        """
+        stored: list[StoredBlob] = []
+        small = _SmallBatch(self, self._database)
+        given = iter(keys)
+        for payload in payloads:
+            writer = self._write(payload, next(given, None))
+            stored.append(StoredBlob(writer.key.hex(), writer.size))
+            if writer.small is not None:
+                small.add(writer.key, writer.small)
+        small.flush()
+        return stored
+
+    def _write(self, payload: Payload, key: str | None) -> BlobWriter:
+        for _ in range(10):
+            writer = BlobWriter(self._database, None if key is None else key_of(key))
+            try:
+                payload(writer)
+                writer.finish()
+            except ChunkVanished:
+                writer.undo()
+                continue
+            except BaseException:
+                writer.undo()
+                raise
+            return writer
+        raise Damaged(f"Chunks of a blob vanished again and again while it was saved in {self._database.path}.")
+
+    def open(self, key: str) -> BlobReader:
+        """Return a file to read the blob from, checked as it is read; use it in ``with``. Raises BlobNotFound."""
+        rows = self._database.query(SELECT_BLOB, (key_of(key),))
+        if not rows:
+            raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
+        return self._reader(key, rows[0])
+
+    def load(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield each key with its blob, in order, duplicates included. Raises BlobNotFound at a key that is missing."""
+        keys = list(keys)
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            rows = self._database.query(SELECT_BLOBS, (json.dumps(some),))
+            for key, row in zip(some, rows, strict=True):
+                if row[0] is None:
+                    raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
+                with self._reader(key, row) as file:
+                    yield key, file.read()
+
+    def has(self, keys: Iterable[str]) -> list[bool]:
+        """Return for each key whether its blob is complete in the store."""
+        return [bool(row[0]) for row in self._database.query(HAS_BLOBS, (json.dumps(list(keys)),))]
+
+    def discard(self, blob_ids: Iterable[int]) -> None:
+        """Delete blobs that nothing references, and chunks that only they used, overwriting their bytes with zeros."""
+        with self._database.write() as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            try:
+                for blob_id in blob_ids:
+                    chunks = connection.execute(SELECT_CHUNKS_OF, (blob_id,)).fetchall()
+                    try:
+                        connection.execute(DELETE_BLOB, (blob_id,))
+                    except apsw.ConstraintError:
+                        continue  # something else has the same content
+                    connection.executemany(DELETE_CHUNK, chunks)
+            finally:
+                connection.execute("PRAGMA secure_delete=OFF")
+
+    def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
+        blob_id, size, codec, stored = row
+        if codec is None:
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (blob_id,))))
+            return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
+        if not 0 <= size <= MAX_INLINE:
+            raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")
+        try:
+            data = codecs.decode(codec, stored, size)
+        except Damaged as error:
+            raise Damaged(f"Blob {key} in {self._database.path} is damaged: {error}.") from error
+        hasher = hasher_for(key_of(key))
+        hasher.update(data)
+        if hasher.hexdigest() != key:
+            raise Damaged(f"Blob {key} in {self._database.path} is damaged: its bytes have another digest.")
+        return InlineReader(data)
+
+
+class BlobWriter:
+    """The file that one payload is written to. After ``finish`` it knows ``key`` and ``size``.
+
+    ``small`` holds the bytes of a blob that fits in its row (the caller inserts it, many at once), else None.
+    """
+
+    def __init__(self, database: Database, expected: bytes | None = None) -> None:
+        self._database = database
+        self._expected = expected
+        self._gathered = bytearray()
+        self._stream: _ChunkStream | None = None
+        self.size = 0
+        self.key = b""
+        self.small: bytes | None = None
+
+    def write(self, data: Buffer | PickleBuffer, /) -> int:
+        """Take ``data``, which may change again after the call."""
+        if type(data) is bytes:
+            size, view = len(data), memoryview(data)
+        else:
+            view = data.raw() if isinstance(data, PickleBuffer) else memoryview(data).cast("B")
+            size = view.nbytes
+        self.size += size
+        if self._stream is None:
+            if self.size <= INLINE:
+                self._gathered += view
+                return size
+            self._stream = _ChunkStream(
+                self._database, xxh3_128() if not self._expected else hasher_for(self._expected)
+            )
+            self._stream.write(memoryview(self._gathered))
+        self._stream.write(view)
+        return size
+
+    def finish(self) -> None:
+        """Complete the blob; a large one is in the store afterwards. Raises InvalidKey if another key was expected."""
+        if self._stream is None:
+            self.small = bytes(self._gathered)
+            if self._expected is None:
+                self.key = xxh3_128_digest(self.small)
+                return
+            hasher = hasher_for(self._expected)
+            hasher.update(self.small)
+            self.key = hasher.digest()
+            self._check_key()
+        else:
+            self.key = self._stream.finish_chunks()
+            self._check_key()
+            self._stream.insert_blob(self.key, self.size)
+
+    def undo(self) -> None:
+        """Take the new chunks out again, where nothing references them."""
+        if self._stream is not None:
+            self._stream.undo()
+
+    def _check_key(self) -> None:
+        if self._expected is not None and self._expected != self.key:
+            raise InvalidKey(
+                f"The blob given as {self._expected.hex()} has the key {self.key.hex()}; it was not saved."
+            )
+
+
+class _SmallBatch:
+    """Small blobs on their way in, a transaction for many."""
+
+    def __init__(self, blobs: Blobs, database: Database) -> None:
+        self._blobs = blobs
+        self._database = database
+        self._waiting: dict[bytes, bytes] = {}
+        self._bytes = 0
+
+    def add(self, key: bytes, data: bytes) -> None:
+        known = self._waiting.setdefault(key, data)
+        if known is not data:
+            _check_equal(key, known, data)
+            return
+        self._bytes += len(data) + 100
+        if self._bytes >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Insert what waits, comparing bytes wherever the key is known already."""
+        if not self._waiting:
+            return
+        rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
+        with self._database.write() as connection:
+            before = connection.total_changes()
+            connection.executemany(INSERT_BLOB, rows)
+            all_new = connection.total_changes() - before == len(rows)
+        waiting, self._waiting, self._bytes = self._waiting, {}, 0
+        if not all_new:
+            for key, data in waiting.items():
+                try:
+                    with self._blobs.open(key.hex()) as stored:
+                        _check_equal(key, stored.read(), data)
+                except BlobNotFound:  # pruned since
+                    self.add(key, data)
+            self.flush()
+
+
+class _ChunkStream:
+    """A large blob on its way in: cuts it, finds the chunks that the store has, and inserts the new ones in batches."""
+
+    def __init__(self, database: Database, hasher: Any) -> None:
+        self._database = database
+        self._hasher = hasher
+        self._chunker = Chunker()
+        self._order = array("q")  # chunk ids; 0 where the chunk still waits
+        self._waiting: dict[bytes, tuple[bytes, list[int]]] = {}
+        self._rows: list[tuple[bytes, int, int, Buffer]] = []
+        self._bytes = 0
+        self._inserted: list[int] = []
+
+    def write(self, view: memoryview) -> None:
+        for chunk in self._chunker.write(view):
+            self._take(chunk)
+
+    def finish_chunks(self) -> bytes:
+        """Store the last chunks; return the digest of all."""
+        for chunk in self._chunker.flush():
+            self._take(chunk)
+        self._flush()
+        digest: bytes = self._hasher.digest()
+        return digest
+
+    def _take(self, view: memoryview) -> None:
+        # A copy of our own: another thread, or the object's own pickling, may change the buffer between hashing and
+        # inserting, and the chunk would be stored under the digest of something else.
+        data = bytes(view)
+        self._hasher.update(data)
+        digest = xxh3_128_digest(data)
+        if digest in self._waiting:
+            waiting, positions = self._waiting[digest]
+            _check_equal(digest, waiting, data)
+            positions.append(len(self._order))
+            self._order.append(0)
+            return
+        known = self._find(digest, data)
+        if known:
+            self._order.append(known)
+            return
+        codec, stored = codecs.encode(data)
+        self._waiting[digest] = data, [len(self._order)]
+        self._rows.append((digest, len(data), codec, stored))
+        self._order.append(0)
+        self._bytes += len(data) + (0 if stored is data else memoryview(stored).nbytes)
+        if self._bytes >= BATCH:
+            self._flush()
+
+    def _find(self, digest: bytes, data: bytes) -> int:
+        """Return the id of the equal chunk in the store, 0 if there is none."""
+        for chunk_id, size, codec, stored in self._database.query(SELECT_CHUNK, (digest,)):
+            if size != len(data):
+                raise _collision(digest)
+            _check_equal(digest, codecs.decode(codec, stored, size), data)
+            return int(chunk_id)
+        return 0
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        found: dict[bytes, int] = {}
+        inserted = []
+        with self._database.write() as connection:
+            for row in self._rows:
+                connection.execute(INSERT_CHUNK, row)
+                if connection.changes():
+                    found[row[0]] = connection.last_insert_rowid()
+                    inserted.append(found[row[0]])
+        self._inserted += inserted
+        for digest, (data, positions) in self._waiting.items():
+            chunk_id = found.get(digest) or self._find(digest, data)  # another process was faster
+            if not chunk_id:
+                raise ChunkVanished
+            for position in positions:
+                self._order[position] = chunk_id
+        self._waiting, self._rows, self._bytes = {}, [], 0
+
+    def insert_blob(self, key: bytes, size: int) -> None:
+        """Write the blob's row and list. Raises ChunkVanished if a chunk is gone; nothing was written then."""
+        try:
+            with self._database.write() as connection:
+                connection.execute(INSERT_BLOB, (key, size, None, None))
+                if connection.changes():
+                    blob_id = connection.last_insert_rowid()
+                    rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
+                    connection.executemany(INSERT_CHUNK_OF, rows)
+                    return
+        except apsw.ConstraintError as error:
+            raise ChunkVanished from error
+        self._compare(key, size)
+        self.undo()  # the stored blob may be cut otherwise, and does not need our chunks
+
+    def _compare(self, key: bytes, size: int) -> None:
+        """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
+        for blob_id, _, codec, _ in self._database.query(SELECT_BLOB, (key,)):
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (blob_id,))))
+            if codec is None and chunks == self._order:
+                return
+            with (
+                ChunkedReader(self._database, key.hex(), size, self._order, hasher_for(key)) as ours,
+                Blobs(self._database).open(key.hex()) as stored,
+            ):
+                while data := ours.read(2**20):
+                    _check_equal(key, stored.read(2**20), data)
+            return
+        raise ChunkVanished  # the blob itself was pruned since
+
+    def undo(self) -> None:
+        """Delete the chunks that this stream inserted and nothing references."""
+        inserted, self._inserted = self._inserted, []
+        for start in range(0, len(inserted), 1000):
+            with self._database.write() as connection:
+                connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
+
+
+def _check_equal(digest: bytes, stored: bytes, data: bytes) -> None:
+    if stored != data:
+        raise _collision(digest)
+
+
+def _collision(digest: bytes) -> Damaged:
+    return Damaged(
+        f"The store has other bytes under the digest {digest.hex()}: they were damaged, or made to collide. "
+        "Nothing was shared; verify the store."
+    )

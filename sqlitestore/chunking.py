@@ -1,0 +1,66 @@
+"""Bytes -> chunks whose boundaries follow the content, so that an insertion moves only the boundaries near it.
+
+Boundaries are not part of the format: any cut of a blob is valid. Another cut only finds fewer chunks to share.
+The method is FastCDC (Xia et al., USENIX ATC 2016, "FastCDC: a Fast and Efficient Content-Defined Chunking Approach").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyfastcdc import FastCDC
+
+SMALLEST = 128 * 1024
+AVERAGE = 256 * 1024
+LARGEST = 1024 * 1024
+"""[bytes] A chunk's sizes. 200 MB of noise with 64 KiB, 256 KiB and 1 MiB on average: 2,300, 3,000 and 3,000 MB/s to
+cut, 2,500, 560 and 140 rows, and 0.03 %, 0.07 % and 0.7 % new after an insertion at the front."""
+
+SEGMENT = 192 * 1024
+"""[bytes] From here on a single ``write`` is a segment: it begins a chunk, so that equal arrays give equal chunks
+wherever they stand. Above the 128 KiB that a frame of CPython's pickler can reach: frames are not content."""
+
+WINDOW = 4 * LARGEST
+"""[bytes] Of small writes that are gathered before they are cut."""
+
+_chunker = FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
+
+
+class Chunker:
+    """Cuts what is written to it. ``write`` and ``flush`` return the chunks that became complete, in order.
+
+    A chunk is a view either of the buffer written just now, valid while the caller keeps that unchanged, or of bytes
+    that the chunker lets go of.
+    """
+
+    def __init__(self) -> None:
+        self._gathered = bytearray()
+
+    def write(self, data: memoryview) -> Iterator[memoryview]:
+        """Take ``data`` (one-dimensional bytes)."""
+        if data.nbytes >= SEGMENT:
+            yield from self.flush()
+            yield from _cut(data)
+            return
+        self._gathered += data
+        if len(self._gathered) >= WINDOW:
+            yield from self._cut_gathered()
+
+    def flush(self) -> Iterator[memoryview]:
+        """Cut what is left."""
+        gathered, self._gathered = self._gathered, bytearray()
+        if gathered:
+            yield from _cut(memoryview(gathered))
+
+    def _cut_gathered(self) -> Iterator[memoryview]:
+        """Cut all but the last chunk, which ends only because the window does."""
+        gathered = memoryview(self._gathered)
+        chunks = list(_cut(gathered))
+        last = chunks.pop()
+        self._gathered = bytearray(last)
+        yield from chunks
+
+
+def _cut(data: memoryview) -> Iterator[memoryview]:
+    for chunk in _chunker.cut_buf(data):
+        yield data[chunk.offset : chunk.offset + chunk.length]

@@ -1,0 +1,134 @@
+"""One connection per thread, never carried across ``fork``.
+
+SQLite keeps, in the memory of each process, what that process has locked in a file. A forked child inherits that
+memory but none of the locks (https://www.sqlite.org/howtocorrupt.html, section 2.6), so even a new connection that the
+child opens would trust locks that it does not have. Hence, around a fork: wait until no other thread is inside a
+transaction, and in the child close every inherited connection in a way that touches nothing but the child's memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+import apsw
+
+from sqlitestore.errors import StoreClosed
+
+
+class Handle:
+    """A connection, the lock held while it is in use, and how deep its transaction is nested."""
+
+    __slots__ = ("__weakref__", "connection", "depth", "lock")
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        self.lock = threading.RLock()
+        self.depth = 0
+
+
+class Connections:
+    """Hands each thread its own connection, opened by ``open_connection`` at first use.
+
+    A thread's connection is closed when the thread ends; ``close`` closes all, after which ``handle`` raises
+    StoreClosed.
+    """
+
+    def __init__(self, path: str, open_connection: Callable[[], apsw.Connection]) -> None:
+        self._path = path
+        self._open_connection = open_connection
+        self._opening = threading.RLock()
+        self._local = threading.local()
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._at_fork: list[Handle] = []
+        self._closed_because = ""
+        _all_connections.add(self)
+
+    def handle(self) -> Handle:
+        """Return this thread's handle. Raises StoreClosed after ``close``, or what opening raises."""
+        handle: Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
+            with self._opening:
+                self.check_open()
+                handle = Handle(self._open_connection())
+                self._handles.add(handle)
+            self._local.handle = handle
+        return handle
+
+    def check_open(self) -> None:
+        """Raise StoreClosed if the connections were closed."""
+        if self._closed_because:
+            raise StoreClosed(f"The store {self._path} {self._closed_because}; open it again.")
+
+    def discard(self, handle: Handle) -> None:
+        """Close this thread's connection; the next use opens a new one."""
+        self._local.handle = None
+        self._handles.discard(handle)
+        handle.connection.close(True)  # noqa: FBT003 - apsw takes it by position
+
+    def close(self) -> None:
+        """Close every thread's connection, each when its transaction has ended. Closing twice is fine."""
+        with self._opening:
+            self._closed_because = self._closed_because or "was closed"
+            for handle in list(self._handles):
+                with handle.lock:
+                    handle.connection.close(True)  # noqa: FBT003
+            self._handles = weakref.WeakSet()
+            self._local = threading.local()
+
+    def before_fork(self) -> None:
+        """Wait for the transactions of the other threads. References are kept: a dying thread must not close one."""
+        self._opening.acquire()
+        self._at_fork = list(self._handles)
+        for handle in self._at_fork:
+            handle.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on as before."""
+        for handle in self._at_fork:
+            handle.lock.release()
+        self._at_fork = []
+        self._opening.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the inherited connections, so that the child's first use opens its own."""
+        for handle in self._at_fork:
+            if handle.depth:
+                # Forked inside a transaction: closing would roll it back in memory shared with the parent. The
+                # connection is made immortal, and the store cannot be used in this child.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle.connection))
+                self._closed_because = "was forked in the middle of a transaction and cannot be used in the child"
+            else:
+                handle.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                handle.connection.close(True)  # noqa: FBT003
+        self._at_fork = []
+        self._opening = threading.RLock()
+        self._local = threading.local()
+        self._handles = weakref.WeakSet()
+
+
+_all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()
+_forking: list[Connections] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_all_connections)
+    for connections in _forking:
+        connections.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop().after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    while _forking:
+        _forking.pop().after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,73 @@
+"""The tables ``file`` and ``data``: blobs that are kept by a path, and those that ``save_data`` keeps by their key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlitestore.blobs import Blobs, Payload, key_of
+from sqlitestore.database import Database
+from sqlitestore.errors import BlobNotFound, Damaged
+from sqlitestore.tasks import INSERT_FLOW, digest_of
+
+SELECT_FILE = """SELECT lower(hex(b.key)), b.size, f.metadata, f.digest FROM file AS f JOIN blob AS b ON b.id = f.blob
+ WHERE f.path = ?"""
+# '0' is the character after '/': all paths below a folder, by the index.
+SELECT_BELOW = "SELECT path FROM file WHERE path >= ? || '/' AND path < ? || '0' ORDER BY path"
+SELECT_PATHS = "SELECT path FROM file ORDER BY path"
+UPSERT_FILE = """INSERT INTO file(path, blob, metadata, digest) SELECT ?, id, ?, ? FROM blob WHERE key = ?
+ ON CONFLICT(path) DO UPDATE SET blob = excluded.blob, metadata = excluded.metadata, digest = excluded.digest"""
+DELETE_FILE = "DELETE FROM file WHERE path = ?"
+KEEP_DATA = """INSERT INTO data(flow, blob) SELECT f.id, b.id FROM flow AS f, blob AS b WHERE f.name = ? AND b.key = ?
+ ON CONFLICT DO NOTHING"""
+
+
+class Files:
+    """Named files, each with optional metadata (a JSON text)."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def save(self, path: str, payload: Payload, metadata: str | None, *, overwrite: bool) -> None:
+        """Store a file; without ``overwrite``, one that is there stays as it is."""
+        if not overwrite and self.find(path):
+            return
+        [stored] = self._blobs.put([payload])
+        digest = digest_of(path, key_of(stored.key), metadata)
+        with self._database.write() as connection:
+            if not overwrite and connection.execute(SELECT_FILE, (path,)).fetchone():
+                return
+            connection.execute(UPSERT_FILE, (path, metadata, digest, key_of(stored.key)))
+            if not connection.changes():
+                raise BlobNotFound(f"The file {path!r} was pruned while it was saved; save it again.")
+
+    def find(self, path: str) -> tuple[str, int, str | None] | None:
+        """Return a file's key, size [bytes] and metadata; None if there is none. Raises Damaged."""
+        for key, size, metadata, digest in self._database.query(SELECT_FILE, (path,)):
+            if digest_of(path, key_of(key), metadata) != digest:
+                raise Damaged(f"The row of file {path!r} in {self._database.path} is damaged.")
+            return key, size, metadata
+        return None
+
+    def below(self, folder: str) -> list[str]:
+        """Return the paths of all files below ``folder`` ("" for all), sorted."""
+        statement, bindings = (SELECT_BELOW, (folder, folder)) if folder else (SELECT_PATHS, ())
+        return [path for (path,) in self._database.query(statement, bindings)]
+
+    def delete(self, path: str) -> None:
+        """Remove a file's name; its blob stays until it is pruned. A file that is not there is fine."""
+        with self._database.write() as connection:
+            connection.execute(DELETE_FILE, (path,))
+
+
+class Data:
+    """The blobs that ``save_data`` put: roots, which nothing prunes by accident."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep(self, flow_name: str, keys: Iterable[str]) -> None:
+        """Make the blobs roots of the flow, all in one transaction."""
+        with self._database.write() as connection:
+            connection.execute(INSERT_FLOW, (flow_name,))
+            connection.executemany(KEEP_DATA, ((flow_name, key_of(key)) for key in keys))

@@ -1,0 +1,155 @@
+"""A short description of a value, made when it is saved, so that looking at it later never needs the pickle.
+
+A preview is a mapping of plain values, below 1 KiB as msgpack:
+
+==========  ============================================================================
+``repr``    a bounded text of built-in values, and of what arrays and tables begin with
+``length``  number of items, where the type is a built-in or well-known container
+``shape``   list of ints, for arrays and tables
+``dtype``   text, for arrays and series
+``columns`` ``[[name, dtype], ...]`` of a table, the first of them if there are many
+==========  ============================================================================
+
+Only built-in types and those of known libraries are asked: ``repr`` of anything else is somebody's code, of unknown
+cost and size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import msgpack
+
+MAX_BYTES = 1000
+"""[bytes] Largest preview as msgpack; the promise to users is "below 1 KiB"."""
+
+MAX_COLUMNS = 20
+MAX_ITEMS = 8
+MAX_TEXT = 200
+
+_SCALARS = (int, float, bool, complex, type(None))
+_SIZED = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset, range})
+
+
+def describe(value: Any) -> dict[str, Any]:
+    """Return the preview of ``value``; empty where nothing is known. Never raises."""
+    kind = type(value)
+    try:
+        if kind in _SCALARS:
+            return {"repr": _bounded(value)}
+        if kind in _SIZED:
+            return {"repr": _bounded(value), "length": len(value)}
+        library = kind.__module__.partition(".")[0]
+        describe_known = _LIBRARIES.get(library)
+        return _fitting(describe_known(value)) if describe_known else {}
+    except Exception:  # noqa: BLE001 - a description must never lose the artifact
+        return {}
+
+
+def pack(preview: Mapping[str, Any]) -> bytes | None:
+    """Return the stored form, or None for an empty preview."""
+    if not preview:
+        return None
+    packed: bytes = msgpack.packb(dict(preview), unicode_errors="replace")
+    return packed if len(packed) <= MAX_BYTES else None
+
+
+def _bounded(value: Any, limit: int = MAX_TEXT) -> str:
+    """Return ``repr`` of a built-in value in at most ``limit`` characters, without ever making a long one."""
+    kind = type(value)
+    if kind is int and value.bit_length() > 400:  # noqa: PLR2004 - int to text is quadratic
+        text = f"<int of {value.bit_length()} bits>"
+    elif kind in {str, bytes, bytearray}:
+        text = repr(value[:limit])
+        text += "..." if len(value) > limit else ""
+    elif kind in _BRACKETS:
+        text = _short(value)
+    else:
+        text = repr(value)
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return text.encode(errors="replace").decode()
+
+
+def _short(value: Any, depth: int = 3) -> str:
+    """Return a text like ``repr``, of at most 8 items a level. (reprlib would sort a set of millions first.)"""
+    kind = type(value)
+    if kind not in _BRACKETS:
+        return _bounded(value, 60) if kind in _SCALARS or kind in _SIZED else f"<{kind.__module__}.{kind.__qualname__}>"
+    opening, closing = _BRACKETS[kind] if value or kind is not set else ("set(", ")")
+    if not depth and value:
+        return f"{opening}...{closing}"
+    if kind is dict:
+        items = [
+            f"{_short(key, depth - 1)}: {_short(item, depth - 1)}" for key, item in islice(value.items(), MAX_ITEMS)
+        ]
+    else:
+        items = [_short(item, depth - 1) for item in islice(value, MAX_ITEMS)]
+    if len(value) > MAX_ITEMS:
+        items.append("...")
+    comma = "," if kind is tuple and len(value) == 1 else ""
+    return f"{opening}{', '.join(items)}{comma}{closing}"
+
+
+_BRACKETS = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})")}
+
+
+def _describe_numpy(value: Any) -> dict[str, Any]:
+    preview: dict[str, Any] = {}
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        preview["shape"] = [int(n) for n in value.shape]
+        preview["dtype"] = str(value.dtype)[:MAX_TEXT]
+        if value.dtype.kind in "biufcSUMm":
+            # flat does not copy the array, whatever its layout
+            items = ", ".join(str(item)[:24] for item in value.flat[:6]) if value.shape else str(value)[:MAX_TEXT]
+            preview["repr"] = f"[{items}{', ...' if value.size > 6 else ''}]" if value.shape else items  # noqa: PLR2004
+    return preview
+
+
+def _describe_table(value: Any) -> dict[str, Any]:
+    """Pandas and Polars: frames and series share these names."""
+    preview: dict[str, Any] = {}
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+        preview["shape"] = [int(n) for n in value.shape]
+        dtypes = list(value.dtypes)
+        names = list(value.columns[: MAX_COLUMNS + 1])[:MAX_COLUMNS]
+        preview["columns"] = [[str(name)[:60], str(dtype)[:24]] for name, dtype in zip(names, dtypes, strict=False)]
+        preview["length"] = int(value.shape[0])
+    elif hasattr(value, "dtype") and hasattr(value, "shape"):
+        preview["shape"] = [int(n) for n in value.shape]
+        preview["dtype"] = str(value.dtype)[:MAX_TEXT]
+        preview["length"] = len(value)
+    return preview
+
+
+def _describe_arrow(value: Any) -> dict[str, Any]:
+    preview: dict[str, Any] = {}
+    if hasattr(value, "schema") and hasattr(value, "num_rows"):
+        fields = [value.schema.field(i) for i in range(min(len(value.schema), MAX_COLUMNS))]
+        preview["shape"] = [int(value.num_rows), len(value.schema)]
+        preview["columns"] = [[str(field.name)[:60], str(field.type)[:24]] for field in fields]
+        preview["length"] = int(value.num_rows)
+    return preview
+
+
+def _describe_torch(value: Any) -> dict[str, Any]:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return {"shape": [int(n) for n in value.shape], "dtype": str(value.dtype)}
+    return {}
+
+
+_LIBRARIES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "numpy": _describe_numpy,
+    "pandas": _describe_table,
+    "polars": _describe_table,
+    "pyarrow": _describe_arrow,
+    "torch": _describe_torch,
+}
+
+
+def _fitting(preview: dict[str, Any]) -> dict[str, Any]:
+    """Shorten the list of columns until the whole fits."""
+    while preview.get("columns") and len(msgpack.packb(preview, unicode_errors="replace")) > MAX_BYTES:
+        preview["columns"] = preview["columns"][: len(preview["columns"]) // 2]
+    return preview

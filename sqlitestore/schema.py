@@ -1,0 +1,247 @@
+"""The tables, and the window of format versions. FORMAT.md says the same for people; a test compares the two.
+
+Two tables that one might expect are not there, because a small task pays a page for every b-tree that it touches
+(measured: 8 of them cost half the speed): a task is a group of rows of ``attempt``, and its names stand there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import apsw
+
+from sqlitestore.errors import Damaged, NewerFormat, NotAStore, StoreUnavailable
+
+APPLICATION_ID = 0x53714C73
+"""In the file's header, for ``file`` and for SQLite tools: "SqLs" in ASCII."""
+
+NEWEST_FORMAT = 1
+"""Written by this version, as ``user_version``."""
+
+OLDEST_FORMAT = 1
+"""The oldest that this version reads (and migrates when it may write)."""
+
+LIVE, ARCHIVE = "live", "archive"
+
+FORMAT_1 = {
+    "store": """CREATE TABLE store(
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  uuid TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('live', 'archive')),
+  created REAL NOT NULL,
+  writer TEXT NOT NULL
+) STRICT""",
+    "blob": """CREATE TABLE blob(
+  id INTEGER PRIMARY KEY,
+  key BLOB NOT NULL UNIQUE,
+  size INTEGER NOT NULL CHECK (size >= 0),
+  codec INTEGER,
+  bytes BLOB,
+  CHECK ((codec IS NULL) = (bytes IS NULL))
+) STRICT""",
+    "chunk": """CREATE TABLE chunk(
+  id INTEGER PRIMARY KEY,
+  digest BLOB NOT NULL UNIQUE,
+  size INTEGER NOT NULL CHECK (size > 0),
+  codec INTEGER NOT NULL,
+  bytes BLOB NOT NULL
+) STRICT""",
+    "blob_chunk": """CREATE TABLE blob_chunk(
+  blob INTEGER NOT NULL REFERENCES blob(id) ON DELETE CASCADE,
+  position INTEGER NOT NULL,
+  chunk INTEGER NOT NULL REFERENCES chunk(id),
+  PRIMARY KEY (blob, position)
+) STRICT, WITHOUT ROWID""",
+    "blob_chunk_by_chunk": "CREATE INDEX blob_chunk_by_chunk ON blob_chunk(chunk)",
+    "flow": """CREATE TABLE flow(
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE
+) STRICT""",
+    "run": """CREATE TABLE run(
+  id INTEGER PRIMARY KEY,
+  flow INTEGER NOT NULL REFERENCES flow(id),
+  name TEXT NOT NULL,
+  UNIQUE (flow, name)
+) STRICT""",
+    "attempt": """CREATE TABLE attempt(
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES run(id),
+  step TEXT NOT NULL,
+  task TEXT NOT NULL,
+  number INTEGER NOT NULL CHECK (number >= 0),
+  started REAL,
+  done REAL,
+  python TEXT,
+  artifacts_digest BLOB,
+  digest BLOB NOT NULL,
+  UNIQUE (run, step, task, number)
+) STRICT""",
+    "artifact": """CREATE TABLE artifact(
+  attempt INTEGER NOT NULL REFERENCES attempt(id),
+  name TEXT NOT NULL,
+  blob INTEGER NOT NULL REFERENCES blob(id),
+  size INTEGER NOT NULL CHECK (size >= 0),
+  type TEXT NOT NULL,
+  encoding TEXT NOT NULL,
+  serializer_info BLOB,
+  preview BLOB,
+  PRIMARY KEY (attempt, name)
+) STRICT, WITHOUT ROWID""",
+    "artifact_by_blob": "CREATE INDEX artifact_by_blob ON artifact(blob)",
+    "task_metadata": """CREATE TABLE task_metadata(
+  run INTEGER NOT NULL REFERENCES run(id),
+  step TEXT NOT NULL,
+  task TEXT NOT NULL,
+  attempt INTEGER NOT NULL CHECK (attempt >= -1),
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, step, task, attempt, name)
+) STRICT, WITHOUT ROWID""",
+    "log": """CREATE TABLE log(
+  attempt INTEGER NOT NULL REFERENCES attempt(id),
+  source TEXT NOT NULL,
+  stream TEXT NOT NULL,
+  part INTEGER NOT NULL CHECK (part >= 0),
+  blob INTEGER NOT NULL REFERENCES blob(id),
+  digest BLOB NOT NULL,
+  PRIMARY KEY (attempt, source, stream, part)
+) STRICT, WITHOUT ROWID""",
+    "log_by_blob": "CREATE INDEX log_by_blob ON log(blob)",
+    "data": """CREATE TABLE data(
+  blob INTEGER NOT NULL REFERENCES blob(id),
+  flow INTEGER NOT NULL REFERENCES flow(id),
+  PRIMARY KEY (blob, flow)
+) STRICT, WITHOUT ROWID""",
+    "file": """CREATE TABLE file(
+  path TEXT PRIMARY KEY,
+  blob INTEGER NOT NULL REFERENCES blob(id),
+  metadata TEXT,
+  digest BLOB NOT NULL
+) STRICT, WITHOUT ROWID""",
+    "file_by_blob": "CREATE INDEX file_by_blob ON file(blob)",
+}
+"""Format 1: what ``sqlite_schema`` holds, in this order of creation, by name."""
+
+SCHEMAS = {1: FORMAT_1}
+"""Every readable format's schema, exactly as in the file."""
+
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {}
+"""From a format to the next: each runs with its new ``user_version`` in one transaction."""
+
+INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"
+SELECT_KIND = "SELECT kind FROM store"
+# ANALYZE of a stock sqlite3 adds its statistics tables; they are SQLite's own and harmless.
+SELECT_SCHEMA = (
+    "SELECT name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]'"
+)
+
+
+def prepare(connection: apsw.Connection, path: str, *, writable: bool) -> str:
+    """Make the tables if the file is empty, migrate an old format if it may be written, check that all is as ours.
+
+    Returns the store's kind, LIVE or ARCHIVE. Raises NotAStore, NewerFormat or Damaged; nothing was changed then.
+    """
+    if writable and _is_empty(connection):
+        with _exclusive(connection):
+            if _is_empty(connection):  # nobody was faster
+                create(connection)
+    if _is_empty(connection):
+        raise NotAStore(f"{path} is empty; a store is made by opening it where it can be written.")
+    found = check_identity(connection, path)
+    if writable and found < NEWEST_FORMAT:
+        with _exclusive(connection):
+            migrate(connection, int(connection.pragma("user_version")))
+        found = NEWEST_FORMAT
+    check_tables(connection, path, found)
+    kinds = connection.execute(SELECT_KIND).fetchall()
+    if len(kinds) != 1:
+        raise Damaged(f"{path} is damaged: it has {len(kinds)} rows in the table 'store' where one belongs.")
+    return str(kinds[0][0])
+
+
+def create(connection: apsw.Connection, kind: str = LIVE) -> None:
+    """Make the tables of the newest format, inside a transaction of the caller."""
+    for statement in SCHEMAS[NEWEST_FORMAT].values():
+        connection.execute(statement)
+    connection.execute(INSERT_STORE, (str(uuid.uuid4()), kind, time.time(), writer()))
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", NEWEST_FORMAT)
+
+
+def migrate(connection: apsw.Connection, found: int) -> None:
+    """Bring the tables from format ``found`` to the newest, inside a transaction of the caller."""
+    for step in range(found, NEWEST_FORMAT):
+        MIGRATIONS[step](connection)
+    connection.pragma("user_version", NEWEST_FORMAT)
+
+
+def writer() -> str:
+    """Return what wrote the file, for people who look at it later: ``sqlitestore 0.1.0, SQLite 3.54.1, Python 3.11.7``."""
+    try:
+        ours = version("sqlitestore")
+    except PackageNotFoundError:  # used from a source folder
+        ours = "(source)"
+    return f"sqlitestore {ours}, SQLite {apsw.sqlite_lib_version()}, Python {sys.version.split()[0]}"
+
+
+def check_identity(connection: apsw.Connection, path: str) -> int:
+    """Return the file's format version. Raises NotAStore for another program's database, NewerFormat."""
+    application_id = int(connection.pragma("application_id"))
+    if application_id != APPLICATION_ID:
+        raise NotAStore(
+            f"{path} is a database of another program (application id {application_id:#x}, not {APPLICATION_ID:#x}); "
+            "give the path of a store."
+        )
+    found = int(connection.pragma("user_version"))
+    if found > NEWEST_FORMAT:
+        raise NewerFormat(
+            f"{path} has format {found}; this sqlitestore reads formats {OLDEST_FORMAT} to {NEWEST_FORMAT}. "
+            "Install a newer sqlitestore."
+        )
+    if found < OLDEST_FORMAT:
+        raise StoreUnavailable(
+            f"{path} has format {found}; this sqlitestore reads formats {OLDEST_FORMAT} to {NEWEST_FORMAT}."
+        )
+    return found
+
+
+def check_tables(connection: apsw.Connection, path: str, format_version: int) -> None:
+    """Raise Damaged unless the schema in the file is, to the letter, the one that we write for its format.
+
+    A stranger's trigger, view, index expression or altered table could make our own statements do other things.
+    """
+    expected = SCHEMAS[format_version]
+    found = dict(connection.execute(SELECT_SCHEMA).fetchall())
+    if found != expected:
+        names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise Damaged(
+            f"{path} does not have the tables of format {format_version}: {', '.join(map(repr, names))[:200]} "
+            "differ. It was altered by another program; restore it from a backup."
+        )
+
+
+def _is_empty(connection: apsw.Connection) -> bool:
+    return (
+        connection.pragma("schema_version") == 0
+        and connection.pragma("user_version") == 0
+        and connection.pragma("application_id") == 0
+    )
+
+
+class _exclusive:  # noqa: N801 - reads as a statement
+    """One transaction that nobody else reads or writes beside, so that 16 processes create a file once."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN EXCLUSIVE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT" if kind is None else "ROLLBACK")

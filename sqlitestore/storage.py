@@ -1,0 +1,307 @@
+"""What a flow datastore needs of a storage, at the level of meaning, and the storage in one SQLite file.
+
+The contract speaks of blobs, attempts, metadata, logs and named files, never of paths or tables. Anything that keeps
+it can stand under the published API: ``FlowDataStore(..., storage_impl=Other)``. Its conformance suite is
+``sqlitestore.testing.StorageConformance``.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO, ClassVar
+
+from sqlitestore.blobs import Blobs, Payload
+from sqlitestore.database import Database, JournalMode, Synchronous
+from sqlitestore.files import Data, Files
+from sqlitestore.location import resolve_root
+from sqlitestore.model import Artifact, Attempt, StoredBlob, TaskAddress
+from sqlitestore.pickling import ReadFile
+from sqlitestore.task_records import Logs, TaskMetadata
+from sqlitestore.tasks import Tasks
+
+
+class DataStoreStorage(ABC):
+    """The contract. Made with a root (None: the default one), which ``datastore_root`` then names.
+
+    Every method may raise DataException and, after ``close``, raises StoreClosed. What a method wrote is there for
+    every reader when it returns, whole; what it could not write it did not change. Names and keys are checked by the
+    callers. Instances may be used from many threads.
+    """
+
+    TYPE: ClassVar[str]
+    """Metaflow's name for the kind of storage."""
+
+    datastore_root: str
+    """Where the data is."""
+
+    @classmethod
+    @abstractmethod
+    def get_datastore_root_from_config(cls, echo: Callable[[str], object], create_on_absent: bool = True) -> str | None:
+        """Return the root that is used when none is given; None if it is absent and not ``create_on_absent``."""
+
+    # Blobs: immutable bytes under a key that is a hash of them. Storing a blob again is free and gives the same key.
+
+    @abstractmethod
+    def put_blobs(
+        self, flow_name: str, payloads: Iterable[Payload], *, keys: Iterable[str] = (), keep: bool = False
+    ) -> list[StoredBlob]:
+        """Store what each payload writes; return keys and sizes in order, duplicates included.
+
+        ``keys`` asks for these keys, one a payload (Metaflow's SHA-1); a key that its bytes do not have raises
+        InvalidKey. With ``keep`` the blobs stay without an artifact that needs them. If the iterable raises, nothing
+        is kept.
+        """
+
+    @abstractmethod
+    def open_blob(self, flow_name: str, key: str) -> AbstractContextManager[ReadFile]:
+        """Return a file to read one blob from, in ``with``; leaving that checks the whole. Raises BlobNotFound."""
+
+    @abstractmethod
+    def load_blobs(self, flow_name: str, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, bytes) in the order asked, duplicates included. A missing key raises BlobNotFound."""
+
+    @abstractmethod
+    def has_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
+        """Return for each key whether its blob is there."""
+
+    # Attempts. One that is done never changes.
+
+    @abstractmethod
+    def start_attempt(self, task: TaskAddress, attempt: int, started: float) -> None:
+        """Record that an attempt started [s since 1970]; again: the new time counts. Raises AttemptDone."""
+
+    @abstractmethod
+    def check_writable(self, task: TaskAddress, attempt: int) -> None:
+        """Raise AttemptDone if the attempt is done; nothing is written."""
+
+    @abstractmethod
+    def finish_attempt(self, task: TaskAddress, attempt: int, artifacts: Mapping[str, Artifact], done: float) -> None:
+        """Record an attempt's artifacts and that it is done [s since 1970], both or neither.
+
+        Raises AttemptDone, and BlobNotFound for an artifact whose blob is not there.
+        """
+
+    @abstractmethod
+    def find_run(self, flow_name: str, run_id: str, steps: Sequence[str] | None) -> list[Attempt]:
+        """Return the attempts of a run's tasks (of these steps), in order of appearance; nothing for what is not there."""
+
+    @abstractmethod
+    def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
+        """Return the attempts of the tasks in one snapshot, in the order asked, then by number."""
+
+    @abstractmethod
+    def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
+        """Return a done attempt's artifacts by name. Raises TaskNotFound if it is not there or not done."""
+
+    @abstractmethod
+    def flows(self) -> list[str]:
+        """Return the names of the flows, sorted."""
+
+    @abstractmethod
+    def runs(self, flow_name: str) -> list[str]:
+        """Return the names of a flow's runs, oldest first."""
+
+    # Metadata: JSON texts by name, of a task (attempt None) or of an attempt. Allowed at any time, also after done.
+
+    @abstractmethod
+    def save_metadata(
+        self, task: TaskAddress, attempt: int | None, values: Mapping[str, str], *, overwrite: bool
+    ) -> None:
+        """Store all or none of the JSON texts; without ``overwrite``, a name that has one keeps it."""
+
+    @abstractmethod
+    def load_metadata(self, task: TaskAddress, attempt: int | None) -> dict[str, str]:
+        """Return all JSON texts by name."""
+
+    # Logs: bytes by source and stream, of an attempt, which need not have started. Allowed at any time.
+
+    @abstractmethod
+    def save_log(self, task: TaskAddress, attempt: int, source: str, stream: str, file: BinaryIO) -> None:
+        """Store what the seekable ``file`` holds from its position on as the whole log."""
+
+    @abstractmethod
+    def scrub_log(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
+        """Store ``text`` as the log, and make the old bytes unreadable unless something else has the same."""
+
+    @abstractmethod
+    def load_log(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
+        """Return the whole log; None if there is none."""
+
+    @abstractmethod
+    def log_sizes(self, task: TaskAddress, attempt: int) -> dict[tuple[str, str], int]:
+        """Return the size [bytes] of each log by (source, stream)."""
+
+    # Named files, for what a plug-in keeps by path.
+
+    @abstractmethod
+    def save_file(self, path: str, payload: Payload, metadata: str | None = None, *, overwrite: bool = False) -> None:
+        """Store a file with optional metadata (a JSON text); without ``overwrite``, one that is there stays."""
+
+    @abstractmethod
+    def find_file(self, path: str) -> tuple[str, int, str | None] | None:
+        """Return the key of a file's blob, its size [bytes] and metadata; None if there is no such file."""
+
+    @abstractmethod
+    def files_below(self, folder: str) -> list[str]:
+        """Return the paths of all files below a folder ("" for all), sorted."""
+
+    @abstractmethod
+    def delete_file(self, path: str) -> None:
+        """Remove a file; one that is not there is fine."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; again: nothing happens."""
+
+    # Where things are said to be. The layout of the paths is Metaflow's.
+
+    def full_uri(self, path: str) -> str:
+        """Return where ``path`` is, for people and messages."""
+        return f"{self.datastore_root.rstrip('/')}/{path}"
+
+    def blob_uri(self, flow_name: str, key: str) -> str:
+        """Return where a blob is, in Metaflow's layout."""
+        return self.full_uri(f"{flow_name}/data/{key[:2]}/{key}")
+
+
+class SQLiteStorage(DataStoreStorage):
+    """Everything in the SQLite file ``root`` (see ``location.resolve_root`` for what else it may be).
+
+    The file is made if it is missing, unless ``create`` is False: then StoreMissing. ``synchronous`` "full" makes each
+    commit survive a power cut; with "normal" the latest ones may be undone by it, whole. ``journal_mode`` "delete" is
+    for places where SQLite's write-ahead log does not work and we do not notice (network volumes outside Linux).
+    """
+
+    TYPE = "sqlite"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        create: bool = True,
+        journal_mode: JournalMode | None = None,
+        synchronous: Synchronous = "normal",
+    ) -> None:
+        self.datastore_root = resolve_root(root)
+        self.database = Database(self.datastore_root, create=create, journal_mode=journal_mode, synchronous=synchronous)
+        self._blobs = Blobs(self.database)
+        self._data = Data(self.database)
+        self._tasks = Tasks(self.database)
+        self._metadata = TaskMetadata(self.database)
+        self._logs = Logs(self.database, self._blobs)
+        self._files = Files(self.database, self._blobs)
+
+    @classmethod
+    def get_datastore_root_from_config(cls, echo: Callable[[str], object], create_on_absent: bool = True) -> str | None:
+        """Return the default file's path; ``echo`` is told when it is not there yet."""
+        root = resolve_root(None)
+        if not os.path.exists(root):
+            if not create_on_absent:
+                return None
+            echo(f"Creating {cls.TYPE} datastore {root}")
+        return root
+
+    def put_blobs(
+        self, flow_name: str, payloads: Iterable[Payload], *, keys: Iterable[str] = (), keep: bool = False
+    ) -> list[StoredBlob]:
+        """See the contract."""
+        stored = self._blobs.put(payloads, keys)
+        if keep:
+            self._data.keep(flow_name, (blob.key for blob in stored))
+        return stored
+
+    def open_blob(self, flow_name: str, key: str) -> AbstractContextManager[ReadFile]:
+        """See the contract. Blobs are shared by all flows."""
+        del flow_name
+        return self._blobs.open(key)
+
+    def load_blobs(self, flow_name: str, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """See the contract."""
+        del flow_name
+        return self._blobs.load(keys)
+
+    def has_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
+        """See the contract."""
+        del flow_name
+        return self._blobs.has(keys)
+
+    def start_attempt(self, task: TaskAddress, attempt: int, started: float) -> None:
+        """See the contract."""
+        self._tasks.start(task, attempt, started)
+
+    def check_writable(self, task: TaskAddress, attempt: int) -> None:
+        """See the contract."""
+        self._tasks.check_writable(task, attempt)
+
+    def finish_attempt(self, task: TaskAddress, attempt: int, artifacts: Mapping[str, Artifact], done: float) -> None:
+        """See the contract."""
+        self._tasks.finish(task, attempt, artifacts, done)
+
+    def find_run(self, flow_name: str, run_id: str, steps: Sequence[str] | None) -> list[Attempt]:
+        """See the contract."""
+        return self._tasks.find_run(flow_name, run_id, steps)
+
+    def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
+        """See the contract."""
+        return self._tasks.find_tasks(tasks)
+
+    def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
+        """See the contract."""
+        return self._tasks.artifacts(task, attempt)
+
+    def flows(self) -> list[str]:
+        """See the contract."""
+        return self._tasks.flows()
+
+    def runs(self, flow_name: str) -> list[str]:
+        """See the contract."""
+        return self._tasks.runs(flow_name)
+
+    def save_metadata(
+        self, task: TaskAddress, attempt: int | None, values: Mapping[str, str], *, overwrite: bool
+    ) -> None:
+        """See the contract."""
+        self._metadata.save(task, attempt, values, overwrite=overwrite)
+
+    def load_metadata(self, task: TaskAddress, attempt: int | None) -> dict[str, str]:
+        """See the contract."""
+        return self._metadata.load(task, attempt)
+
+    def save_log(self, task: TaskAddress, attempt: int, source: str, stream: str, file: BinaryIO) -> None:
+        """See the contract. Only what was added since the last time is written."""
+        self._logs.save(task, attempt, source, stream, file)
+
+    def scrub_log(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
+        """See the contract."""
+        self._logs.replace(task, attempt, source, stream, text)
+
+    def load_log(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
+        """See the contract."""
+        return self._logs.load(task, attempt, source, stream)
+
+    def log_sizes(self, task: TaskAddress, attempt: int) -> dict[tuple[str, str], int]:
+        """See the contract."""
+        return self._logs.sizes(task, attempt)
+
+    def save_file(self, path: str, payload: Payload, metadata: str | None = None, *, overwrite: bool = False) -> None:
+        """See the contract."""
+        self._files.save(path, payload, metadata, overwrite=overwrite)
+
+    def find_file(self, path: str) -> tuple[str, int, str | None] | None:
+        """See the contract."""
+        return self._files.find(path)
+
+    def files_below(self, folder: str) -> list[str]:
+        """See the contract."""
+        return self._files.below(folder)
+
+    def delete_file(self, path: str) -> None:
+        """See the contract."""
+        self._files.delete(path)
+
+    def close(self) -> None:
+        """See the contract. The last process to close leaves one file and nothing beside it."""
+        self.database.close()

@@ -1,0 +1,178 @@
+"""The tables ``task_metadata`` and ``log``: what is known of a task beside its artifacts.
+
+A log is an ordered list of parts, each a blob: when it is saved again and has only grown, the new end is all that is
+written. Metadata values stand as JSON text, because that is what gives back exactly what JSON would (msgpack has no
+integers above 64 bits), and what the ``sqlite3`` shell can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
+from sqlitestore.database import Database
+from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
+from sqlitestore.model import TaskAddress
+from sqlitestore.tasks import attempt_id, digest_of, run_id
+
+OF_THE_TASK = -1
+"""In the column ``attempt``: metadata that belong to no attempt."""
+
+_OF = """FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN task_metadata AS m ON m.run = r.id AND m.step = ? AND m.task = ?
+ AND m.attempt = ? WHERE f.name = ? AND r.name = ?"""
+SELECT_METADATA = f"SELECT m.name, m.value, m.digest {_OF} ORDER BY m.name"
+INSERT_METADATA = """INSERT INTO task_metadata(run, step, task, attempt, name, value, digest)
+ VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+UPSERT_METADATA = INSERT_METADATA.replace("NOTHING", "UPDATE SET value = excluded.value, digest = excluded.digest")
+_LOG = """FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
+ JOIN log AS l ON l.attempt = a.id JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
+SELECT_LOG = (
+    f"SELECT l.part, lower(hex(b.key)), b.size, l.digest, b.id {_LOG} AND l.source = ? AND l.stream = ? ORDER BY l.part"
+)
+SELECT_LOGS = f"SELECT l.source, l.stream, SUM(b.size) {_LOG} GROUP BY l.source, l.stream ORDER BY l.source, l.stream"
+INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, digest)
+ SELECT ?, ?, ?, ?, id, ? FROM blob WHERE key = ?"""
+SELECT_DIGESTS = "SELECT digest FROM log WHERE attempt = ? AND source = ? AND stream = ? ORDER BY part"
+DELETE_LOG = "DELETE FROM log WHERE attempt = ? AND source = ? AND stream = ?"
+
+LOG_BLOCK = 2**20
+"""[bytes] Of a log that are compared or read at a time."""
+
+
+class TaskMetadata:
+    """JSON texts by name, of a task or of one of its attempts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, task: TaskAddress, attempt: int | None, values: Mapping[str, str], *, overwrite: bool) -> None:
+        """Store JSON texts in one transaction; without ``overwrite``, a name that has a value keeps it."""
+        number = OF_THE_TASK if attempt is None else attempt
+        statement = UPSERT_METADATA if overwrite else INSERT_METADATA
+        with self._database.write() as connection:
+            run = run_id(connection, task.flow_name, task.run_id, create=True)
+            connection.executemany(
+                statement,
+                [
+                    (run, task.step_name, task.task_id, number, name, value, digest_of(*task, number, name, value))
+                    for name, value in values.items()
+                ],
+            )
+
+    def load(self, task: TaskAddress, attempt: int | None) -> dict[str, str]:
+        """Return all JSON texts of the attempt (None: of the task itself) by name. Raises Damaged."""
+        number = OF_THE_TASK if attempt is None else attempt
+        bindings = (task.step_name, task.task_id, number, task.flow_name, task.run_id)
+        values = {}
+        for name, value, digest in self._database.query(SELECT_METADATA, bindings):
+            if digest_of(*task, number, name, value) != digest:
+                raise Damaged(
+                    f"Metadata {name!r} of task {task.pathspec} in {self._database.path} is damaged: it differs from "
+                    "what was written."
+                )
+            values[name] = value
+        return values
+
+
+class Logs:
+    """Logs by source and stream, of an attempt."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def save(self, task: TaskAddress, attempt: int, source: str, stream: str, read: BinaryIO) -> None:
+        """Store what the seekable file ``read`` holds from its position on as the whole log.
+
+        If that begins with the log so far, only what follows is written.
+        """
+        start = read.tell()
+        for _ in range(100):  # again only where another process saved the same log meanwhile
+            parts = self._parts(task, attempt, source, stream)
+            read.seek(start)
+            if not self._continues(parts, read):
+                kept, written = 0, 0
+            else:
+                kept, written = len(parts), sum(part[2] for part in parts)
+            read.seek(start + written)
+            if kept and not read.read(1):
+                return
+            [stored] = self._blobs.put([_rest_of(read, start + written)])
+            if self._insert(task, attempt, source, stream, kept, stored.key, [part[3] for part in parts]):
+                return
+        raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
+
+    def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
+        """Store ``text`` as the log and remove the old one's bytes from the file, unless something else has the same."""
+        [stored] = self._blobs.put([payload_of(text)])
+        parts: list[tuple[Any, ...]] = []
+        for _ in range(100):
+            parts = self._parts(task, attempt, source, stream)
+            if self._insert(task, attempt, source, stream, 0, stored.key, [part[3] for part in parts]):
+                break
+        self._blobs.discard(part[4] for part in parts)
+
+    def load(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
+        """Return the whole log, None if there is none. Raises Damaged."""
+        parts = self._parts(task, attempt, source, stream)
+        if not parts:
+            return None
+        return b"".join(data for _, data in self._blobs.load(part[1] for part in parts))
+
+    def sizes(self, task: TaskAddress, attempt: int) -> dict[tuple[str, str], int]:
+        """Return the size [bytes] of each log of the attempt by source and stream, sorted."""
+        bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id)
+        return {(source, stream): size for source, stream, size in self._database.query(SELECT_LOGS, bindings)}
+
+    def _parts(self, task: TaskAddress, attempt: int, source: str, stream: str) -> list[tuple[Any, ...]]:
+        bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id, source, stream)
+        parts = self._database.query(SELECT_LOG, bindings)
+        for expected, (part, key, _, digest, _) in enumerate(parts):
+            if part != expected or digest_of(*task, attempt, source, stream, part, key_of(key)) != digest:
+                raise Damaged(
+                    f"The log {source}/{stream} of attempt {attempt} of task {task.pathspec} in {self._database.path} "
+                    f"is damaged: part {expected} differs from what was written."
+                )
+        return parts
+
+    def _continues(self, parts: Iterable[tuple[Any, ...]], read: BinaryIO) -> bool:
+        """Return whether ``read`` begins with the parts."""
+        for part in parts:
+            with self._blobs.open(part[1]) as stored:
+                while block := stored.read(LOG_BLOCK):
+                    if read.read(len(block)) != block:
+                        break
+                else:
+                    continue
+                stored.read()
+                return False
+        return True
+
+    def _insert(
+        self, task: TaskAddress, attempt: int, source: str, stream: str, part: int, key: str, seen: list[bytes]
+    ) -> bool:
+        """Make the blob part ``part`` and the last; False if the log no longer has the parts ``seen``."""
+        digest = digest_of(*task, attempt, source, stream, part, key_of(key))
+        with self._database.write() as connection:
+            row = attempt_id(connection, task, attempt)[0]
+            if [found for (found,) in connection.execute(SELECT_DIGESTS, (row, source, stream))] != seen:
+                return False
+            if part == 0:
+                connection.execute(DELETE_LOG, (row, source, stream))
+            connection.execute(INSERT_PART, (row, source, stream, part, digest, key_of(key)))
+            if not connection.changes():
+                raise BlobNotFound(f"The log {source}/{stream} of {task.pathspec} was pruned meanwhile; save it again.")
+        return True
+
+
+def _rest_of(read: BinaryIO, start: int) -> Payload:
+    """Return the payload of a file from ``start`` on."""
+
+    def write_to(file: Any) -> None:
+        read.seek(start)
+        while block := read.read(LOG_BLOCK):
+            file.write(block)
+
+    return write_to

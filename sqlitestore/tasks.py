@@ -1,0 +1,207 @@
+"""The tables ``flow``, ``run``, ``attempt`` and ``artifact``: which attempts there are, and what the done ones made.
+
+Names stand as text; times are seconds since 1970. The digests that each row carries are over msgpack arrays whose
+fields FORMAT.md lists, so a row that damage changed or moved is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apsw
+import msgpack
+from xxhash import xxh3_128_digest
+
+from sqlitestore import preview
+from sqlitestore.blobs import key_of
+from sqlitestore.database import Database
+from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, TaskNotFound
+from sqlitestore.model import Artifact, Attempt, TaskAddress
+
+INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
+INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? ON CONFLICT(flow, name) DO NOTHING"
+SELECT_RUN = "SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?"
+SELECT_ATTEMPT_ID = "SELECT id, started, done FROM attempt WHERE run = ? AND step = ? AND task = ? AND number = ?"
+INSERT_ATTEMPT = "INSERT INTO attempt(run, step, task, number, started, digest) VALUES (?, ?, ?, ?, ?, ?)"
+START_ATTEMPT = "UPDATE attempt SET started = ?, digest = ? WHERE id = ?"
+FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?, digest = ? WHERE id = ?"
+SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
+INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, blob, size, type, encoding, serializer_info, preview)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_ATTEMPT = "a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest"
+SELECT_RUN_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? ORDER BY a.id"""
+SELECT_STEP_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step IN (SELECT value FROM json_each(?))
+ ORDER BY a.id"""
+SELECT_TASK_ATTEMPTS = f"""SELECT f.name, r.name, {_ATTEMPT} FROM json_each(?) AS asked
+ CROSS JOIN flow AS f ON f.name = asked.value ->> 0
+ CROSS JOIN run AS r ON r.flow = f.id AND r.name = asked.value ->> 1
+ CROSS JOIN attempt AS a ON a.run = r.id AND a.step = asked.value ->> 2 AND a.task = asked.value ->> 3
+ ORDER BY asked.id, a.number"""
+SELECT_ARTIFACTS = """SELECT a.id, a.artifacts_digest, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info,
+ x.preview FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
+ LEFT JOIN artifact AS x ON x.attempt = a.id LEFT JOIN blob AS b ON b.id = x.blob
+ WHERE f.name = ? AND r.name = ? ORDER BY x.name"""
+SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
+SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
+
+
+def digest_of(*fields: Any) -> bytes:
+    """Return the 16-byte digest of a row: xxh3-128 over its fields as a msgpack array."""
+    return xxh3_128_digest(msgpack.packb(fields, unicode_errors="surrogatepass"))
+
+
+def run_id(connection: apsw.Connection, flow_name: str, run_name: str, *, create: bool = False) -> int:
+    """Return the id of a run's row, making it and its flow's if asked to; 0 if there is none."""
+    row = connection.execute(SELECT_RUN, (flow_name, run_name)).fetchone()
+    if row is None and create:
+        connection.execute(INSERT_FLOW, (flow_name,))
+        connection.execute(INSERT_RUN, (run_name, flow_name))
+        row = connection.execute(SELECT_RUN, (flow_name, run_name)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def attempt_id(connection: apsw.Connection, task: TaskAddress, number: int) -> tuple[int, float | None, float | None]:
+    """Return the id, start and done time of an attempt's row, making one that is not started if there is none.
+
+    Logs and metadata may arrive before an attempt starts.
+    """
+    run = run_id(connection, task.flow_name, task.run_id, create=True)
+    row = connection.execute(SELECT_ATTEMPT_ID, (run, task.step_name, task.task_id, number)).fetchone()
+    if row is None:
+        digest = digest_of(*task, number, None, None, None, None)
+        connection.execute(INSERT_ATTEMPT, (run, task.step_name, task.task_id, number, None, digest))
+        return connection.last_insert_rowid(), None, None
+    return row[0], row[1], row[2]
+
+
+class Tasks:
+    """Starts, finishes and finds attempts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(self, task: TaskAddress, number: int, started: float) -> None:
+        """Record that an attempt started; starting it again moves the time. Raises AttemptDone if it is done."""
+        digest = digest_of(*task, number, started, None, None, None)
+        with self._database.write() as connection:
+            run = run_id(connection, task.flow_name, task.run_id, create=True)
+            row = connection.execute(SELECT_ATTEMPT_ID, (run, task.step_name, task.task_id, number)).fetchone()
+            if row is None:
+                bindings = (run, task.step_name, task.task_id, number, started, digest)
+                connection.execute(INSERT_ATTEMPT, bindings)
+            elif row[2] is not None:
+                raise _already_done(task, number)
+            else:
+                connection.execute(START_ATTEMPT, (started, digest, row[0]))
+
+    def check_writable(self, task: TaskAddress, number: int) -> None:
+        """Raise AttemptDone if the attempt is done."""
+        for attempt in self.find_tasks([task]):
+            if attempt.number == number and attempt.done is not None:
+                raise _already_done(task, number)
+
+    def finish(self, task: TaskAddress, number: int, artifacts: Mapping[str, Artifact], done: float) -> None:
+        """Write an attempt's artifact rows and its done marker, in one transaction.
+
+        Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store; then nothing
+        was written.
+        """
+        python = platform.python_version()
+        rows = [_row(task, name, artifacts[name]) for name in sorted(artifacts)]
+        with self._database.write() as connection:
+            attempt, started, was_done = attempt_id(connection, task, number)
+            if was_done is not None:
+                raise _already_done(task, number)
+            inserts = []
+            for name, key, *rest in rows:
+                blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
+                if blob is None:
+                    raise BlobNotFound(
+                        f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
+                        f"{self._database.path} has no blob; save the artifact again."
+                    )
+                inserts.append((attempt, name, blob[0], *rest))
+            connection.executemany(INSERT_ARTIFACT, inserts)
+            artifacts_digest = digest_of(*rows)
+            digest = digest_of(*task, number, started, done, python, artifacts_digest)
+            connection.execute(FINISH_ATTEMPT, (done, python, artifacts_digest, digest, attempt))
+
+    def find_run(self, flow_name: str, run_name: str, steps: Sequence[str] | None) -> list[Attempt]:
+        """Return the attempts of a run (of those steps), in the order in which they first appeared."""
+        if steps is None:
+            rows = self._database.query(SELECT_RUN_ATTEMPTS, (flow_name, run_name))
+        else:
+            rows = self._database.query(SELECT_STEP_ATTEMPTS, (flow_name, run_name, json.dumps(list(steps))))
+        return [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
+
+    def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
+        """Return the attempts of the tasks, in the order asked and by number; nothing for a task that is not there."""
+        rows = self._database.query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
+        return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
+
+    def artifacts(self, task: TaskAddress, number: int) -> dict[str, Artifact]:
+        """Return a done attempt's artifacts by name, in the order of their names.
+
+        Raises TaskNotFound if the attempt is not there or not done, Damaged if the rows are not those that were
+        written.
+        """
+        bindings = (task.step_name, task.task_id, number, task.flow_name, task.run_id)
+        rows = self._database.query(SELECT_ARTIFACTS, bindings)
+        if not rows or rows[0][1] is None:
+            raise TaskNotFound(f"Attempt {number} of task {task.pathspec} is not (or no longer) there, or not done.")
+        fields = [row[2:] for row in rows if row[2] is not None]
+        if digest_of(*fields) != rows[0][1]:
+            raise self._damaged(task, number, "its artifact rows")
+        return {
+            name: Artifact(key.hex(), size, kind, encoding, _unpacked(serializer_info), _unpacked(packed_preview))
+            for name, key, size, kind, encoding, serializer_info, packed_preview in fields
+        }
+
+    def flows(self) -> list[str]:
+        """Return the names of all flows, sorted."""
+        return [name for (name,) in self._database.query(SELECT_FLOWS)]
+
+    def runs(self, flow_name: str) -> list[str]:
+        """Return the names of a flow's runs, oldest first."""
+        return [name for (name,) in self._database.query(SELECT_RUNS, (flow_name,))]
+
+    def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
+        number, started, done, python, artifacts_digest, digest = row
+        if digest_of(*task, number, started, done, python, artifacts_digest) != digest:
+            raise self._damaged(task, number, "its row")
+        return Attempt(task, number, started, done, python)
+
+    def _damaged(self, task: TaskAddress, number: int, what: str) -> Damaged:
+        return Damaged(
+            f"Attempt {number} of task {task.pathspec} in {self._database.path} is damaged: {what} differ from what "
+            "was written. Restore the file from a backup."
+        )
+
+
+def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:
+    """Return the fields of an artifact's row, with the blob's key in place of its id."""
+    try:
+        info = msgpack.packb(dict(artifact.serializer_info)) if artifact.serializer_info else None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidType(
+            f"The serializer of artifact {name!r} of {task.pathspec} returned information that cannot be stored: {error}"
+        ) from error
+    key = key_of(artifact.key)
+    return name, key, artifact.size, artifact.type, artifact.encoding, info, preview.pack(artifact.preview)
+
+
+def _unpacked(packed: bytes | None) -> dict[str, Any]:
+    unpacked: dict[str, Any] = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
+    return unpacked
+
+
+def _already_done(task: TaskAddress, number: int) -> AttemptDone:
+    return AttemptDone(
+        f"Attempt {number} of task {task.pathspec} is done and never changes again; write the next attempt instead."
+    )
