@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from io import BytesIO
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from xxhash import xxh3_128_digest
 
@@ -44,7 +44,7 @@ class ChunkedReader:
         self._delivered = 0
         self._view = memoryview(b"")
 
-    def __enter__(self) -> ChunkedReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

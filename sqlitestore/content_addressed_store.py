@@ -15,7 +15,7 @@ from sqlitestore.storage import DataStoreStorage
 
 
 class BlobCache:
-    """A cache that a ContentAddressedStore asks first; this one keeps nothing. Subclass it. The interface is Metaflow's."""
+    """A cache that a ContentAddressedStore asks first; this one keeps nothing: subclass it, as in Metaflow."""
 
     def load_key(self, key: str) -> bytes | None:
         """Return the blob of ``key``, None if it is not cached."""
@@ -85,7 +85,7 @@ class ContentAddressedStore:
         ]
 
     def load_blobs(self, keys: Iterable[str], force_raw: bool = False, is_transfer: bool = False) -> Iterator[Any]:
-        """Yield ``(key, bytes)`` in the order asked, duplicates included; with ``is_transfer`` also Metaflow's metadata.
+        """Yield ``(key, bytes)`` in the order asked, duplicates too; with ``is_transfer`` also Metaflow's metadata.
 
         ``force_raw`` means: the stored bytes, undecoded. They are what was saved, so it changes nothing. Unlike in
         Metaflow, a missing key raises BlobNotFound that names it, and what has no form of a key InvalidKey.

@@ -95,7 +95,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
-        """Several SELECTs in one snapshot. Do not run a user's code inside: a writer cannot reuse the log meanwhile."""
+        """Run several SELECTs in one snapshot. No user's code inside: the log cannot be reused meanwhile."""
         handle = self._connections.handle()
         with handle.lock:
             self._connections.check_open()
@@ -104,7 +104,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
-        """A transaction that holds the one writer lock; inside another, a savepoint of it.
+        """Hold the one writer lock for a transaction; inside another, make a savepoint of it.
 
         Commits at the end and rolls back on any exception, which is the one that the caller sees. Keep it short: no
         hashing, compressing or user's code inside.
@@ -207,28 +207,38 @@ class Database:
 
     def _translated(self, error: apsw.Error) -> DataException:
         """Return our error for SQLite's: grouped by what the user can do."""
-        path = self.path
-        match error:
-            case apsw.BusyError() | apsw.LockedError():
-                return StoreBusy(
-                    f"Another process has kept {path} locked for {BUSY_TIMEOUT:.0f} s; end it or wait, then try again."
-                )
-            case apsw.FullError():
-                return DiskFull(f"No room for {path}: the disk is full. Nothing was changed; make room and try again.")
-            case apsw.ReadOnlyError():
-                return StoreReadOnly(f"{path} can only be read here; copy it to a place that you can write to.")
-            case apsw.NotADBError():
-                return NotAStore(f"{path} is not an SQLite database; give the path of a store.")
-            case apsw.CorruptError():
-                return Damaged(f"{path} is damaged: {error}. Keep a copy, and restore it from a backup.")
-            case apsw.CantOpenError() | apsw.PermissionsError() | apsw.AuthError():
-                return StoreUnavailable(f"{path} cannot be opened: {error}. Look at its permissions and its folder.")
-            case apsw.ConnectionClosedError():
-                self._connections.check_open()
-                return StoreUnavailable(f"{path}: {error}")
-            case _:
-                return StoreUnavailable(f"{path}: {type(error).__name__}: {error}. Nothing was changed.")
+        if isinstance(error, apsw.ConnectionClosedError):
+            self._connections.check_open()
+        for theirs, ours, message in _ERRORS:
+            if isinstance(error, theirs):
+                return ours(message.format(path=self.path, error=error, seconds=BUSY_TIMEOUT))
+        return StoreUnavailable(f"{self.path}: {type(error).__name__}: {error}. Nothing was changed.")
 
+
+_ERRORS: tuple[tuple[tuple[type[apsw.Error], ...], type[DataException], str], ...] = (
+    (
+        (apsw.BusyError, apsw.LockedError),
+        StoreBusy,
+        "Another process has kept {path} locked for {seconds:.0f} s; end it or wait, then try again.",
+    ),
+    (
+        (apsw.FullError,),
+        DiskFull,
+        "No room for {path}: the disk is full. Nothing was changed; make room and try again.",
+    ),
+    (
+        (apsw.ReadOnlyError,),
+        StoreReadOnly,
+        "{path} can only be read here; copy it to a place that you can write to.",
+    ),
+    ((apsw.NotADBError,), NotAStore, "{path} is not an SQLite database; give the path of a store."),
+    ((apsw.CorruptError,), Damaged, "{path} is damaged: {error}. Keep a copy, and restore it from a backup."),
+    (
+        (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError),
+        StoreUnavailable,
+        "{path} cannot be opened: {error}. Look at its permissions and its folder.",
+    ),
+)
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 

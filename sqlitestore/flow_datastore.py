@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 from sqlitestore.content_addressed_store import ContentAddressedStore
 from sqlitestore.errors import InvalidInput, InvalidType
@@ -19,7 +19,7 @@ from sqlitestore.task_writer import TaskDataStoreWriter
 
 
 class MetadataCache(ABC):
-    """Keeps ``ds_metadata`` of done attempts, so that looking one up again needs no store. The interface is Metaflow's."""
+    """Keeps ``ds_metadata`` of done attempts, so that looking one up again needs no store; as in Metaflow."""
 
     @abstractmethod
     def load_metadata(self, run_id: str, step_name: str, task_id: str, attempt: int) -> Mapping[str, Any] | None:
@@ -69,14 +69,14 @@ class FlowDataStore:
         self.ca_store = ContentAddressedStore(f"{flow_name}/data", self._storage_impl)
         self._metadata_cache: MetadataCache | None = None
 
-    def __enter__(self) -> FlowDataStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the store; the last process to do so leaves one file. Everything that came from here raises StoreClosed."""
+        """Close the store; the last to do so leaves one file. What came from here raises StoreClosed then."""
         self._storage_impl.close()
 
     @property
@@ -130,8 +130,16 @@ class FlowDataStore:
         """
         if attempt is not None:
             check_attempt(attempt)
-        chosen = self._of_pathspecs if pathspecs else self._of_run
-        found, numbers = chosen(pathspecs or run_id, steps, pathspecs is not None)  # type: ignore[operator]
+        numbers: dict[TaskAddress, set[int] | None] = {}
+        if pathspecs:
+            numbers = self._numbers(pathspecs)
+            found = self._storage_impl.find_tasks(numbers)
+        elif run_id is not None:
+            found = self._of_run(run_id, steps)
+        elif pathspecs is not None:  # none asked for, none found
+            found = []
+        else:
+            raise InvalidInput("Say which tasks: give run_id (and steps), or pathspecs.")
         selected = _select(found, numbers, attempt, include_prior=include_prior, allow_not_done=allow_not_done)
         if mode == "r" and orig_flow_datastore is None and self._metadata_cache is None:
             return [TaskDataStoreReader._of_attempt(self, each) for each in selected]
@@ -258,35 +266,27 @@ class FlowDataStore:
         """Yield ``(key, bytes)`` in the order asked. A missing key raises BlobNotFound; see ``load_blobs``."""
         yield from self.ca_store.load_blobs(keys, force_raw=force_raw)
 
-    def _of_run(
-        self, run_id: str | None, steps: Sequence[str] | None, asked_nothing: bool
-    ) -> tuple[list[Attempt], dict[TaskAddress, set[int] | None]]:
-        if run_id is None:
-            if asked_nothing:  # pathspecs=[]
-                return [], {}
-            raise InvalidInput("Say which tasks: give run_id (and steps), or pathspecs.")
+    def _of_run(self, run_id: str, steps: Sequence[str] | None) -> list[Attempt]:
+        """Return the attempts of a run; with ``steps``, of those and in their order."""
         check_name("run", run_id)
         if isinstance(steps, str):
             raise InvalidType(f"steps is a list of step names, not the text {steps!r:.80}.")
-        names = [check_name("step", step) for step in steps] if steps else None
-        found = self._storage_impl.find_run(self.flow_name, run_id, names)
-        if names:
-            position = {name: index for index, name in enumerate(names)}
-            found.sort(key=lambda attempt: position[attempt.task.step_name])
-        return found, {}
+        if not steps:
+            return self._storage_impl.find_run(self.flow_name, run_id, None)
+        position = {check_name("step", step): index for index, step in enumerate(steps)}
+        found = self._storage_impl.find_run(self.flow_name, run_id, list(position))
+        return sorted(found, key=lambda attempt: position[attempt.task.step_name])
 
-    def _of_pathspecs(
-        self, pathspecs: Sequence[str], steps: object, asked: object
-    ) -> tuple[list[Attempt], dict[TaskAddress, set[int] | None]]:
-        del steps, asked
+    def _numbers(self, pathspecs: Sequence[str]) -> dict[TaskAddress, set[int] | None]:
+        """Return the attempts that ``pathspecs`` name by task, None for all, in the order of the last mention."""
         if isinstance(pathspecs, str):
             raise InvalidType(f"pathspecs is a list of them, not the text {pathspecs!r:.80}.")
         numbers: dict[TaskAddress, set[int] | None] = {}
         for pathspec in pathspecs:
             task, number = parse_pathspec(self.flow_name, pathspec)
-            before: set[int] | None = numbers.pop(task, set())  # popped: the last mention gives the place
+            before = numbers.pop(task, set())
             numbers[task] = None if number is None or before is None else before | {number}
-        return self._storage_impl.find_tasks(numbers), numbers
+        return numbers
 
 
 def _select(

@@ -176,11 +176,11 @@ def parse_pathspec(flow_name: str, pathspec: object) -> tuple[TaskAddress, int |
     if not isinstance(pathspec, str):
         raise InvalidType(f"A pathspec is text, not {type(pathspec).__name__}: {pathspec!r:.80}")
     parts = pathspec.rstrip("/").split("/")
-    if len(parts) not in {3, 4} or (len(parts) == 4 and not (parts[3].isascii() and parts[3].isdigit())):
+    names, rest = parts[:3], parts[3:]
+    if len(names) < 3 or len(rest) > 1 or not all(part.isascii() and part.isdigit() for part in rest):  # noqa: PLR2004
         raise InvalidPathspec(f"{pathspec[:200]!r} is not a pathspec of the form run_id/step_name/task_id[/attempt].")
     try:
-        task = check_task(flow_name, *parts[:3])
-        return task, check_attempt(int(parts[3])) if len(parts) == 4 else None
+        return check_task(flow_name, *names), check_attempt(int(rest[0])) if rest else None
     except InvalidName as error:
         raise InvalidPathspec(f"{pathspec[:200]!r} is not a pathspec: {error}") from error
 

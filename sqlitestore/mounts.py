@@ -11,15 +11,49 @@ import re
 from pathlib import Path
 
 _NETWORK_TYPES = frozenset(
-    ["9p", "afp", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.glusterfs", "fuse.gcsfuse", "fuse.goofys", "fuse.mergerfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "fuse.vmhgfs-fuse", "webdav"],
+    [
+        "9p",
+        "afp",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "fuse.glusterfs",
+        "fuse.gcsfuse",
+        "fuse.goofys",
+        "fuse.mergerfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+        "fuse.vmhgfs-fuse",
+        "webdav",
+    ],
 )
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def is_network_file_system(path: str, mounts: str = "/proc/self/mounts") -> bool:
-    """Return True if ``path`` lies on a network file system, by the longest mount point in ``mounts`` that holds it.
+    r"""Return True if ``path`` lies on a network file system, by the longest mount point in ``mounts`` that holds it.
 
-    Where there is no such table (macOS, Windows) only Windows' ``\\\\server\\share`` paths are recognized; pass
+    Where there is no such table (macOS, Windows) only Windows' ``\\server\share`` paths are recognized; pass
     ``SQLiteStorage(..., journal_mode="delete")`` for network volumes there.
     """
     if path.startswith("\\\\"):

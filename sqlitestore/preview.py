@@ -73,7 +73,7 @@ def _bounded(value: Any, limit: int = MAX_TEXT) -> str:
 
 
 def _short(value: Any, depth: int = 3) -> str:
-    """Return a text like ``repr``, of at most 8 items a level. (reprlib would sort a set of millions first.)"""
+    """Return a text like ``repr``, of at most 8 items a level (reprlib would sort a set of millions first)."""
     kind = type(value)
     if kind not in _BRACKETS:
         return _bounded(value, 60) if kind in _SCALARS or kind in _SIZED else f"<{kind.__module__}.{kind.__qualname__}>"
@@ -92,7 +92,7 @@ def _short(value: Any, depth: int = 3) -> str:
     return f"{opening}{', '.join(items)}{comma}{closing}"
 
 
-_BRACKETS = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})")}
+_BRACKETS: dict[type, Any] = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})")}
 
 
 def _describe_numpy(value: Any) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def migrate(connection: apsw.Connection, found: int) -> None:
 
 
 def writer() -> str:
-    """Return what wrote the file, for people who look at it later: ``sqlitestore 0.1.0, SQLite 3.54.1, Python 3.11.7``."""
+    """Return what wrote the file, for who looks later: ``sqlitestore 0.1.0, SQLite 3.54.1, Python 3.11.7``."""
     try:
         ours = version("sqlitestore")
     except PackageNotFoundError:  # used from a source folder
@@ -216,7 +216,7 @@ def check_tables(connection: apsw.Connection, path: str, format_version: int) ->
     A stranger's trigger, view, index expression or altered table could make our own statements do other things.
     """
     expected = SCHEMAS[format_version]
-    found = dict(connection.execute(SELECT_SCHEMA).fetchall())
+    found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA)}
     if found != expected:
         names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise Damaged(
@@ -226,11 +226,7 @@ def check_tables(connection: apsw.Connection, path: str, format_version: int) ->
 
 
 def _is_empty(connection: apsw.Connection) -> bool:
-    return (
-        connection.pragma("schema_version") == 0
-        and connection.pragma("user_version") == 0
-        and connection.pragma("application_id") == 0
-    )
+    return all(connection.pragma(name) == 0 for name in ("schema_version", "user_version", "application_id"))
 
 
 class _exclusive:  # noqa: N801 - reads as a statement

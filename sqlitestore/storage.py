@@ -86,7 +86,7 @@ class DataStoreStorage(ABC):
 
     @abstractmethod
     def find_run(self, flow_name: str, run_id: str, steps: Sequence[str] | None) -> list[Attempt]:
-        """Return the attempts of a run's tasks (of these steps), in order of appearance; nothing for what is not there."""
+        """Return the attempts of a run's tasks (of these steps), in order of appearance; none is no error."""
 
     @abstractmethod
     def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:

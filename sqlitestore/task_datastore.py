@@ -1,8 +1,8 @@
 """What a task saved, seen by whoever reads, writes or scrubs it: the part that all three share.
 
 ``TaskDataStore(..., mode=...)`` (or ``FlowDataStore.get_task_datastore``) gives an instance of the class for the mode:
-``TaskDataStoreReader`` ("r"), ``TaskDataStoreWriter`` ("w") or ``TaskDataStoreScrubber`` ("d"). A method of another mode
-raises WrongMode. Names, order of parameters and meaning follow Metaflow's class.
+``TaskDataStoreReader`` ("r"), ``TaskDataStoreWriter`` ("w") or ``TaskDataStoreScrubber`` ("d"). A method of another
+mode raises WrongMode. Names, order of parameters and meaning follow Metaflow's class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, WrongMode
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_name, check_task
@@ -62,13 +62,14 @@ class TaskDataStore:
         mode: str = "r",
         allow_not_done: bool = False,
         persist: bool = True,
-    ) -> TaskDataStore:
+    ) -> Self:
+        """Return an instance of the class for ``mode``."""
         del flow_datastore, run_id, step_name, task_id, attempt, data_metadata, allow_not_done, persist
         if cls is not TaskDataStore:
             return object.__new__(cls)
         if mode not in cls._classes:
             raise InvalidType(f"The mode of a task's datastore is 'r', 'w' or 'd', not {mode!r:.80}.")
-        return object.__new__(cls._classes[mode])
+        return cast("Self", object.__new__(cls._classes[mode]))
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class TaskDataStore:
 
     @property
     def _objects(self) -> dict[str, str]:
-        """Keys by artifact name. (Metaflow's runtime knows this attribute and the next by name.)"""
+        """Keys by artifact name. Metaflow's runtime knows this attribute and the next by name."""
         return self._both()[0]
 
     @_objects.setter
@@ -208,7 +209,7 @@ class TaskDataStore:
         return loaded
 
     def load_artifacts(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield ``(name, object)`` for each name; names that share a blob come together, each with an object of its own.
+        """Yield ``(name, object)`` for each name; names that share a blob come together, as objects of their own.
 
         Large buffers are read straight into the new object. What is read is checked: Damaged names artifact and task.
         Raises ArtifactNotFound for a missing name before anything is loaded, and SerializerNotFound.
@@ -250,7 +251,7 @@ class TaskDataStore:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an artifact's value, or ``default`` if the task has none of the name. Damage still raises."""
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - this is what dict.get would call
 
     def items(self) -> ItemsView[str, str] | dict[str, str]:
         """Return ``(name, key)`` pairs of all artifacts."""
@@ -333,7 +334,7 @@ class TaskDataStore:
         for mode, cls in self._classes.items():
             if not name.startswith("__") and hasattr(cls, name):
                 raise WrongMode(
-                    f"{name}() {_WHAT_MODES_ARE_FOR[mode]}: it needs mode {mode!r}; this datastore of {self._task.pathspec} "
-                    f"was opened with mode {self._mode!r}."
+                    f"{name}() {_WHAT_MODES_ARE_FOR[mode]}: it needs mode {mode!r}; this datastore of "
+                    f"{self._task.pathspec} was opened with mode {self._mode!r}."
                 )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

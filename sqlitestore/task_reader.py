@@ -36,7 +36,8 @@ class TaskDataStoreReader(TaskDataStore):
         if self._attempt is None:
             return TaskNotFound(f"Task {self._task.pathspec} is not in {self._storage_impl.datastore_root}.")
         return TaskNotFound(
-            f"Attempt {self._attempt} of task {self._task.pathspec} is not done; pass allow_not_done=True for its logs and metadata."
+            f"Attempt {self._attempt} of task {self._task.pathspec} is not done; "
+            "pass allow_not_done=True for its logs and metadata."
         )
 
     def keys_for_artifacts(self, names: Iterable[str]) -> list[str | None]:

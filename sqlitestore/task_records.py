@@ -19,8 +19,9 @@ from sqlitestore.tasks import attempt_id, digest_of, run_id
 OF_THE_TASK = -1
 """In the column ``attempt``: metadata that belong to no attempt."""
 
-_OF = """FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN task_metadata AS m ON m.run = r.id AND m.step = ? AND m.task = ?
- AND m.attempt = ? WHERE f.name = ? AND r.name = ?"""
+_OF = """FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN task_metadata AS m ON m.run = r.id AND m.step = ? AND m.task = ? AND m.attempt = ?
+ WHERE f.name = ? AND r.name = ?"""
 SELECT_METADATA = f"SELECT m.name, m.value, m.digest {_OF} ORDER BY m.name"
 INSERT_METADATA = """INSERT INTO task_metadata(run, step, task, attempt, name, value, digest)
  VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
@@ -105,7 +106,7 @@ class Logs:
         raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
 
     def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
-        """Store ``text`` as the log and remove the old one's bytes from the file, unless something else has the same."""
+        """Store ``text`` as the log; take the old bytes out of the file, unless something else has the same."""
         [stored] = self._blobs.put([payload_of(text)])
         parts: list[tuple[Any, ...]] = []
         for _ in range(100):

@@ -230,13 +230,14 @@ class TaskDataStoreWriter(TaskDataStore):
             return BytesIO(cast("bytes", data.read()))
         if isinstance(data, os.PathLike) or type(data).__name__ == "Path":  # Metaflow's own Path is not an os.PathLike
             try:
-                return open(str(data), "rb")  # noqa: PTH123
+                return open(str(data), "rb")
             except OSError as error:
                 raise InvalidInput(
                     f"The log {stream!r} of task {self._task.pathspec} cannot be read: {error}"
                 ) from error
         raise InvalidType(
-            f"The log {stream!r} of task {self._task.pathspec} is text, bytes, a binary file or a path, not {type(data).__name__}."
+            f"The log {stream!r} of task {self._task.pathspec} is text, bytes, a binary file or a path, "
+            f"not {type(data).__name__}."
         )
 
     def _check_not_done(self) -> None:
@@ -249,7 +250,8 @@ class TaskDataStoreWriter(TaskDataStore):
     def _number(self, method: str) -> int:
         if self._attempt is None:
             raise InvalidInput(
-                f"{method}() needs to know the attempt: get the datastore of {self._task.pathspec} with attempt=0 (or 1, ...)."
+                f"{method}() needs to know the attempt: get the datastore of {self._task.pathspec} with attempt=0 "
+                "(or 1, ...)."
             )
         return self._attempt
 

@@ -190,7 +190,7 @@ def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:
         info = msgpack.packb(dict(artifact.serializer_info)) if artifact.serializer_info else None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidType(
-            f"The serializer of artifact {name!r} of {task.pathspec} returned information that cannot be stored: {error}"
+            f"The serializer of artifact {name!r} of {task.pathspec} returned what cannot be stored: {error}"
         ) from error
     key = key_of(artifact.key)
     return name, key, artifact.size, artifact.type, artifact.encoding, info, preview.pack(artifact.preview)
