@@ -39,6 +39,7 @@ SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS ask
  LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
 HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
 INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
+INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
 DELETE_BLOB = "DELETE FROM blob WHERE id = ?"
 SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
@@ -252,12 +253,12 @@ class _SmallBatch:
             return
         rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
         with self._database.write() as connection:
-            before = connection.total_changes()
-            connection.executemany(INSERT_BLOB, rows)
-            all_new = connection.total_changes() - before == len(rows)
+            new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
-        if not all_new:
+        if len(new) < len(waiting):
             for key, data in waiting.items():
+                if key in new:
+                    continue
                 try:
                     with self._blobs.open(key.hex()) as stored:
                         _check_equal(key, stored.read(), data)

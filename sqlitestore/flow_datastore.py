@@ -142,7 +142,7 @@ class FlowDataStore:
             raise InvalidInput("Say which tasks: give run_id (and steps), or pathspecs.")
         selected = _select(found, numbers, attempt, include_prior=include_prior, allow_not_done=allow_not_done)
         if mode == "r" and orig_flow_datastore is None and self._metadata_cache is None:
-            return [TaskDataStoreReader._of_attempt(self, each) for each in selected]
+            return list(TaskDataStoreReader._of_attempts(self, selected))
         return [
             self.get_task_datastore(
                 *each.task[1:],

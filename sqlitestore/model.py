@@ -41,7 +41,8 @@ class Attempt(NamedTuple):
     """One attempt of a task.
 
     ``started`` and ``done`` are times [s since 1970, UTC]; None means that it was not started (only logs or metadata
-    arrived) or is not done. ``python`` is the version that wrote it, None while it is not done.
+    arrived) or is not done. ``python`` is the version that wrote it, None while it is not done. ``reference`` is the
+    storage's own, by which it finds the attempt's artifacts faster.
     """
 
     task: TaskAddress
@@ -49,6 +50,7 @@ class Attempt(NamedTuple):
     started: float | None
     done: float | None
     python: str | None
+    reference: Any = None
 
 
 class Artifact(NamedTuple):

@@ -16,7 +16,7 @@ cost and size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -54,6 +54,35 @@ def pack(preview: Mapping[str, Any]) -> bytes | None:
         return None
     packed: bytes = msgpack.packb(dict(preview), unicode_errors="replace")
     return packed if len(packed) <= MAX_BYTES else None
+
+
+class Packed(Mapping[str, Any]):
+    """A preview as it is stored, decoded when it is looked at: a listing of 100,000 artifacts looks at few."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __getitem__(self, name: str) -> Any:
+        return msgpack.unpackb(self._packed)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(msgpack.unpackb(self._packed))
+
+    def __len__(self) -> int:
+        return len(msgpack.unpackb(self._packed))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def stored(packed: bytes | None) -> Mapping[str, Any]:
+    """Return the preview that ``pack`` made; empty for None."""
+    return Packed(packed) if packed else {}
 
 
 def _bounded(value: Any, limit: int = MAX_TEXT) -> str:

@@ -15,6 +15,7 @@ from typing import BinaryIO, ClassVar
 
 from sqlitestore.blobs import Blobs, Payload
 from sqlitestore.database import Database, JournalMode, Synchronous
+from sqlitestore.errors import TaskNotFound
 from sqlitestore.files import Data, Files
 from sqlitestore.location import resolve_root
 from sqlitestore.model import Artifact, Attempt, StoredBlob, TaskAddress
@@ -95,6 +96,10 @@ class DataStoreStorage(ABC):
     @abstractmethod
     def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
         """Return a done attempt's artifacts by name. Raises TaskNotFound if it is not there or not done."""
+
+    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
+        """Return ``load_artifacts`` of each attempt, as found by this storage. Override it to fetch them together."""
+        return [self.load_artifacts(attempt.task, attempt.number) for attempt in attempts]
 
     @abstractmethod
     def flows(self) -> list[str]:
@@ -250,7 +255,14 @@ class SQLiteStorage(DataStoreStorage):
 
     def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
         """See the contract."""
-        return self._tasks.artifacts(task, attempt)
+        found = [each for each in self._tasks.find_tasks([task]) if each.number == attempt]
+        if not found or found[0].done is None:
+            raise TaskNotFound(f"Attempt {attempt} of task {task.pathspec} is not there, or not done.")
+        return self._tasks.artifacts(found)[0]
+
+    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
+        """See the contract. One query for all."""
+        return self._tasks.artifacts(attempts)
 
     def flows(self) -> list[str]:
         """See the contract."""

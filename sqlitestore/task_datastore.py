@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, WrongMode
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_name, check_task
 from sqlitestore.pickling import SERIALIZERS, Serializer
+from sqlitestore.storage import DataStoreStorage
 
 if TYPE_CHECKING:
     from sqlitestore.flow_datastore import FlowDataStore
 
 _INCLUDED_FILE = "<class 'metaflow.includefile.IncludedFile'>"
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)").fullmatch
+TOGETHER = 500
+"""Attempts of one look-up whose artifacts are fetched by one query, when the first of them is needed."""
+
 _WHAT_MODES_ARE_FOR = {"r": "reads", "w": "writes", "d": "scrubs logs"}
 
 
@@ -103,19 +108,26 @@ class TaskDataStore:
         self._attempt = attempt
         self._persist = True
         self._is_done_set = False
-        self._loaded: tuple[dict[str, str], dict[str, dict[str, Any]]] | None = ({}, {})
+        self._artifacts: Callable[[], Mapping[str, Artifact]] = dict  # none
+        self._keys: dict[str, str] | None = None
+        self._infos: dict[str, dict[str, Any]] | None = None
 
     def _find(self, data_metadata: Mapping[str, Any] | None, allow_not_done: bool) -> None:
         """Find out what there is, by mode. A writer has nothing to find."""
 
     @classmethod
-    def _of_attempt(cls, parent: FlowDataStore, attempt: Attempt) -> TaskDataStore:
-        """Return the reader of an attempt that was just looked up; its artifacts are looked up when first needed."""
-        datastore = object.__new__(cls)
-        datastore._prepare(parent, attempt.task, attempt.number)
-        if attempt.done is not None:
-            datastore._loaded = None
-        return datastore
+    def _of_attempts(cls, parent: FlowDataStore, attempts: Sequence[Attempt]) -> list[Self]:
+        """Return readers of attempts that were just looked up; their artifacts are looked up when first needed."""
+        datastores = []
+        for start in range(0, len(attempts), TOGETHER):
+            together = _Together(parent._storage_impl, attempts[start : start + TOGETHER])
+            for attempt in attempts[start : start + TOGETHER]:
+                datastore = object.__new__(cls)
+                datastore._prepare(parent, attempt.task, attempt.number)
+                if attempt.done is not None:
+                    datastore._artifacts = partial(together.artifacts, attempt)
+                datastores.append(datastore)
+        return datastores
 
     # Names and places
 
@@ -180,33 +192,29 @@ class TaskDataStore:
 
     # Artifacts
 
+    # Metaflow's runtime knows the attributes _objects and _info by name.
+
     @property
     def _objects(self) -> dict[str, str]:
-        """Keys by artifact name. Metaflow's runtime knows this attribute and the next by name."""
-        return self._both()[0]
+        """Keys by artifact name."""
+        if self._keys is None:
+            self._keys = {name: artifact.key for name, artifact in self._artifacts().items()}
+        return self._keys
 
     @_objects.setter
     def _objects(self, objects: dict[str, str]) -> None:
-        self._loaded = (objects, self._both()[1])
+        self._keys = objects
 
     @property
     def _info(self) -> dict[str, dict[str, Any]]:
         """Entries of ``ds_metadata["info"]`` by artifact name."""
-        return self._both()[1]
+        if self._infos is None:
+            self._infos = {name: artifact.to_info() for name, artifact in self._artifacts().items()}
+        return self._infos
 
     @_info.setter
     def _info(self, info: dict[str, dict[str, Any]]) -> None:
-        self._loaded = (self._both()[0], info)
-
-    def _both(self) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        loaded = self._loaded
-        if loaded is None:
-            found = self._storage_impl.load_artifacts(self._task, self._attempt or 0)
-            loaded = self._loaded = (
-                {name: artifact.key for name, artifact in found.items()},
-                {name: artifact.to_info() for name, artifact in found.items()},
-            )
-        return loaded
+        self._infos = info
 
     def load_artifacts(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Yield ``(name, object)`` for each name; names that share a blob come together, as objects of their own.
@@ -216,21 +224,22 @@ class TaskDataStore:
         """
         if isinstance(names, str):
             raise InvalidType(f"load_artifacts takes an iterable of names, not the text {names!r:.80}.")
-        by_key: defaultdict[str, list[tuple[str, Serializer]]] = defaultdict(list)
+        by_key: defaultdict[str, list[tuple[str, Artifact, Serializer]]] = defaultdict(list)
         for name in names:
-            key, artifact = self._artifact(name)
-            by_key[key].append((name, self._serializer(name, artifact)))
-        for key, together in by_key.items():
-            for name, serializer in together:
-                yield name, self._load(name, key, serializer)
+            artifact = self._artifact(name)
+            by_key[artifact.key].append((name, artifact, self._serializer(name, artifact)))
+        for together in by_key.values():
+            for name, artifact, serializer in together:
+                yield name, self._load(name, artifact, serializer)
 
-    def _artifact(self, name: str) -> tuple[str, Artifact]:
-        key = self._objects.get(name)
-        if key is None:
-            raise ArtifactNotFound(
-                f"Task {self._task.pathspec} (attempt {self._attempt}) has no artifact {name!r:.300}."
-            )
-        return key, Artifact.from_info(key, self._info.get(name, {}))
+    def _artifact(self, name: str) -> Artifact:
+        if self._keys is None and self._infos is None:  # as found, and only this one is wanted
+            found = self._artifacts().get(name)
+            if found is not None:
+                return found
+        elif key := self._objects.get(name):
+            return Artifact.from_info(key, self._info.get(name, {}))
+        raise ArtifactNotFound(f"Task {self._task.pathspec} (attempt {self._attempt}) has no artifact {name!r:.300}.")
 
     def _serializer(self, name: str, artifact: Artifact) -> Serializer:
         try:
@@ -238,11 +247,10 @@ class TaskDataStore:
         except NotFound as error:
             raise type(error)(f"Artifact {name!r} of task {self._task.pathspec}: {error}") from error
 
-    def _load(self, name: str, key: str, serializer: Serializer) -> Any:
-        info = self._info.get(name, {}).get("serializer_info", {})
+    def _load(self, name: str, artifact: Artifact, serializer: Serializer) -> Any:
         try:
-            with self._ca_store.open_blob(key) as file:
-                return serializer.deserialize(file, info)
+            with self._ca_store.open_blob(artifact.key) as file:
+                return serializer.deserialize(file, artifact.serializer_info)
         except (Damaged, NotFound) as error:
             raise type(error)(f"Artifact {name!r} of task {self._task.pathspec}: {error}") from error
         except Exception as error:
@@ -277,15 +285,15 @@ class TaskDataStore:
 
     def _size(self, name: str) -> int:
         """Return an artifact's size [bytes]; of a file included by Metaflow, that of the file."""
-        _, artifact = self._artifact(name)
+        artifact = self._artifact(name)
         return int(self[name].size) if artifact.type == _INCLUDED_FILE else artifact.size
 
     def __contains__(self, name: object) -> bool:
-        return name in self._objects
+        return name in (self._artifacts() if self._keys is None else self._keys)
 
     def __getitem__(self, name: str) -> Any:
-        key, artifact = self._artifact(name)
-        return self._load(name, key, self._serializer(name, artifact))
+        artifact = self._artifact(name)
+        return self._load(name, artifact, self._serializer(name, artifact))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._objects)
@@ -338,3 +346,23 @@ class TaskDataStore:
                     f"{self._task.pathspec} was opened with mode {self._mode!r}."
                 )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class _Together:
+    """The artifacts of done attempts that were found together: whoever asks first fetches those of all."""
+
+    def __init__(self, storage: DataStoreStorage, attempts: Sequence[Attempt]) -> None:
+        self._storage = storage
+        self._attempts = [attempt for attempt in attempts if attempt.done is not None]
+        self._found: dict[tuple[TaskAddress, int], Mapping[str, Artifact]] | None = None
+
+    def artifacts(self, attempt: Attempt) -> Mapping[str, Artifact]:
+        """Return the artifacts of one of the attempts. A fault in another's rows is not this one's."""
+        if self._found is None:
+            try:
+                loaded = self._storage.load_artifacts_of(self._attempts)
+                self._found = {(a.task, a.number): found for a, found in zip(self._attempts, loaded, strict=True)}
+            except (Damaged, NotFound):
+                self._found = {}
+        found = self._found.get((attempt.task, attempt.number))
+        return self._storage.load_artifacts_of([attempt])[0] if found is None else found

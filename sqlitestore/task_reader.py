@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from sqlitestore.errors import TaskNotFound
@@ -18,7 +19,8 @@ class TaskDataStoreReader(TaskDataStore):
 
     def _find(self, data_metadata: Mapping[str, Any] | None, allow_not_done: bool) -> None:
         if data_metadata is not None:
-            self._loaded = (dict(data_metadata.get("objects", {})), dict(data_metadata.get("info", {})))
+            self._objects = dict(data_metadata.get("objects", {}))
+            self._info = dict(data_metadata.get("info", {}))
             return
         attempts = self._storage_impl.find_tasks([self._task])
         latest = _latest_started(attempts)
@@ -28,7 +30,7 @@ class TaskDataStoreReader(TaskDataStore):
             return
         found = next((attempt for attempt in attempts if attempt.number == self._attempt), None)
         if found is not None and found.done is not None:
-            self._loaded = None
+            self._artifacts = partial(self._storage_impl.load_artifacts, self._task, found.number)
         elif self._attempt is None or not allow_not_done:
             raise self._not_done()
 

@@ -119,7 +119,8 @@ class TaskDataStoreWriter(TaskDataStore):
     def clone(self, origin: TaskDataStore) -> None:
         """Take over all artifacts of ``origin``, a datastore of the same store, without loading them."""
         self._check_not_done()
-        self._loaded = (dict(origin._objects), dict(origin._info))
+        self._objects = dict(origin._objects)
+        self._info = dict(origin._info)
 
     def passdown_partial(self, origin: TaskDataStore, variables: Iterable[str]) -> None:
         """Take over the named artifacts of ``origin`` without loading them; names that it lacks are passed over."""

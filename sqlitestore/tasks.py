@@ -25,13 +25,15 @@ INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
 INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? ON CONFLICT(flow, name) DO NOTHING"
 SELECT_RUN = "SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?"
 SELECT_ATTEMPT_ID = "SELECT id, started, done FROM attempt WHERE run = ? AND step = ? AND task = ? AND number = ?"
+SELECT_IS_DONE = """SELECT a.done IS NOT NULL FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
 INSERT_ATTEMPT = "INSERT INTO attempt(run, step, task, number, started, digest) VALUES (?, ?, ?, ?, ?, ?)"
 START_ATTEMPT = "UPDATE attempt SET started = ?, digest = ? WHERE id = ?"
 FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?, digest = ? WHERE id = ?"
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
 INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, blob, size, type, encoding, serializer_info, preview)
  VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-_ATTEMPT = "a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest"
+_ATTEMPT = "a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest, a.id"
 SELECT_RUN_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? ORDER BY a.id"""
 SELECT_STEP_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
@@ -42,11 +44,10 @@ SELECT_TASK_ATTEMPTS = f"""SELECT f.name, r.name, {_ATTEMPT} FROM json_each(?) A
  CROSS JOIN run AS r ON r.flow = f.id AND r.name = asked.value ->> 1
  CROSS JOIN attempt AS a ON a.run = r.id AND a.step = asked.value ->> 2 AND a.task = asked.value ->> 3
  ORDER BY asked.id, a.number"""
-SELECT_ARTIFACTS = """SELECT a.id, a.artifacts_digest, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info,
- x.preview FROM flow AS f JOIN run AS r ON r.flow = f.id
- JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
- LEFT JOIN artifact AS x ON x.attempt = a.id LEFT JOIN blob AS b ON b.id = x.blob
- WHERE f.name = ? AND r.name = ? ORDER BY x.name"""
+SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
+ FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
+ LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.name"""
+HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
 SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
 SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
 
@@ -102,9 +103,9 @@ class Tasks:
 
     def check_writable(self, task: TaskAddress, number: int) -> None:
         """Raise AttemptDone if the attempt is done."""
-        for attempt in self.find_tasks([task]):
-            if attempt.number == number and attempt.done is not None:
-                raise _already_done(task, number)
+        bindings = (task.flow_name, task.run_id, task.step_name, task.task_id, number)
+        if self._database.query(SELECT_IS_DONE, bindings) == [(1,)]:
+            raise _already_done(task, number)
 
     def finish(self, task: TaskAddress, number: int, artifacts: Mapping[str, Artifact], done: float) -> None:
         """Write an attempt's artifact rows and its done marker, in one transaction.
@@ -145,23 +146,29 @@ class Tasks:
         rows = self._database.query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
         return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
 
-    def artifacts(self, task: TaskAddress, number: int) -> dict[str, Artifact]:
-        """Return a done attempt's artifacts by name, in the order of their names.
+    def artifacts(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
+        """Return the artifacts of done attempts, found by this class, by name and in the order of their names.
 
-        Raises TaskNotFound if the attempt is not there or not done, Damaged if the rows are not those that were
-        written.
+        Raises TaskNotFound if one is no longer there, Damaged if its rows are not those that were written.
         """
-        bindings = (task.step_name, task.task_id, number, task.flow_name, task.run_id)
-        rows = self._database.query(SELECT_ARTIFACTS, bindings)
-        if not rows or rows[0][1] is None:
-            raise TaskNotFound(f"Attempt {number} of task {task.pathspec} is not (or no longer) there, or not done.")
-        fields = [row[2:] for row in rows if row[2] is not None]
-        if digest_of(*fields) != rows[0][1]:
-            raise self._damaged(task, number, "its artifact rows")
-        return {
-            name: Artifact(key.hex(), size, kind, encoding, _unpacked(serializer_info), _unpacked(packed_preview))
-            for name, key, size, kind, encoding, serializer_info, packed_preview in fields
-        }
+        rows: list[list[tuple[Any, ...]]] = [[] for _ in attempts]
+        ids = json.dumps([attempt.reference[0] for attempt in attempts])
+        for index, *fields in self._database.query(SELECT_ARTIFACTS, (ids,)):
+            rows[index].append(fields)
+        artifacts = []
+        for attempt, fields in zip(attempts, rows, strict=True):
+            attempt_row, artifacts_digest, digest = attempt.reference
+            if digest_of(*fields) != artifacts_digest:
+                if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
+                    raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
+                raise self._damaged(attempt.task, attempt.number, "its artifact rows")
+            artifacts.append(
+                {
+                    name: Artifact(key.hex(), size, kind, encoding, _unpacked(info), preview.stored(packed))
+                    for name, key, size, kind, encoding, info, packed in fields
+                }
+            )
+        return artifacts
 
     def flows(self) -> list[str]:
         """Return the names of all flows, sorted."""
@@ -172,10 +179,10 @@ class Tasks:
         return [name for (name,) in self._database.query(SELECT_RUNS, (flow_name,))]
 
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
-        number, started, done, python, artifacts_digest, digest = row
+        number, started, done, python, artifacts_digest, digest, row_id = row
         if digest_of(*task, number, started, done, python, artifacts_digest) != digest:
             raise self._damaged(task, number, "its row")
-        return Attempt(task, number, started, done, python)
+        return Attempt(task, number, started, done, python, (row_id, artifacts_digest, digest))
 
     def _damaged(self, task: TaskAddress, number: int, what: str) -> Damaged:
         return Damaged(
