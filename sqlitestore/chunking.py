@@ -7,8 +7,8 @@ The method is FastCDC (Xia et al., USENIX ATC 2016, "FastCDC: a Fast and Efficie
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from pyfastcdc import FastCDC
+from functools import cache
+from typing import Any
 
 SMALLEST = 128 * 1024
 AVERAGE = 256 * 1024
@@ -22,9 +22,6 @@ wherever they stand. Above the 128 KiB that a frame of CPython's pickler can rea
 
 WINDOW = 4 * LARGEST
 """[bytes] Of small writes that are gathered before they are cut."""
-
-_chunker = FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
-
 
 class Chunker:
     """Cuts what is written to it. ``write`` and ``flush`` return the chunks that became complete, in order.
@@ -61,6 +58,13 @@ class Chunker:
         yield from chunks
 
 
+@cache
+def _chunker() -> Any:
+    from pyfastcdc import FastCDC  # 15 ms, and only needed for the first large blob
+
+    return FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
+
+
 def _cut(data: memoryview) -> Iterator[memoryview]:
-    for chunk in _chunker.cut_buf(data):
+    for chunk in _chunker().cut_buf(data):
         yield data[chunk.offset : chunk.offset + chunk.length]

@@ -10,7 +10,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
 import apsw
 
@@ -182,6 +181,8 @@ def migrate(connection: apsw.Connection, found: int) -> None:
 
 def writer() -> str:
     """Return what wrote the file, for who looks later: ``sqlitestore 0.1.0, SQLite 3.54.1, Python 3.11.7``."""
+    from importlib.metadata import PackageNotFoundError, version  # 20 ms, and only needed to make a file
+
     try:
         ours = version("sqlitestore")
     except PackageNotFoundError:  # used from a source folder

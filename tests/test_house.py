@@ -1,0 +1,131 @@
+"""The house: who may import whom, and what belongs into which room. See the module docstrings for the reasons."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sqlitestore
+
+ROOT = Path(sqlitestore.__file__).parent
+
+# Lowest floor first: a module imports modules of lower floors, and of its own floor where this names the order.
+FLOORS = [
+    ["errors", "progress"],
+    ["model"],
+    ["mounts", "location", "connections", "schema"],
+    ["database"],
+    ["codecs", "chunking", "pickling", "preview"],
+    ["blob_reader"],
+    ["blobs"],
+    ["tasks"],
+    ["task_records", "files"],
+    ["storage"],
+    ["content_addressed_store", "task_datastore"],
+    ["task_reader", "task_writer", "spin_datastore"],
+    ["flow_datastore"],
+    ["datastore_set", "inputs"],
+    ["maintenance"],
+    ["cli", "testing"],
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+PURE = {"errors", "progress", "model", "codecs", "chunking", "pickling", "preview", "inputs"}
+KNOWS_SQL = {
+    "schema",
+    "database",
+    "connections",
+    "blob_reader",
+    "blobs",
+    "tasks",
+    "task_records",
+    "files",
+    "maintenance",
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Return (room, file) of every module: the room is the top-level module or package it is in."""
+    found = [(path.relative_to(ROOT).parts[0].removesuffix(".py"), path) for path in sorted(ROOT.rglob("*.py"))]
+    return [(room, path) for room, path in found if room != "__init__"]
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of all modules that a file imports anywhere, but for TYPE_CHECKING blocks."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(str(node.module))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Return the rooms of this package that a file imports."""
+    inside = {name.split(".")[1] for name in imports(path) if name.startswith("sqlitestore.")}
+    return {name for name in inside if name in FLOOR}
+
+
+@pytest.mark.parametrize(("room", "path"), modules(), ids=lambda value: value.stem if isinstance(value, Path) else "")
+def test_imports_go_downward(room: str, path: Path) -> None:
+    """A module imports only from floors below its own."""
+    wrong = {other for other in rooms_imported(path) if other != room and FLOOR[other] >= FLOOR[room]}
+    assert not wrong, f"{room} (floor {FLOOR[room]}) imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(("room", "path"), modules(), ids=lambda value: value.stem if isinstance(value, Path) else "")
+def test_things_are_in_their_rooms(room: str, path: Path) -> None:
+    """SQL stands beside its tables, printing and the environment belong to leaves, Metaflow to nobody here."""
+    imported = {name.split(".")[0] for name in imports(path)}
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    constants = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    if room not in KNOWS_SQL:
+        assert "apsw" not in imported
+        assert not [
+            text for text in constants if text.startswith(("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "))
+        ]
+    if room != "database":
+        pragmas = [text for text in constants if text.startswith("PRAGMA ")]
+        assert all("secure_delete" in pragma for pragma in pragmas) or room == "maintenance", pragmas
+    if room not in {"location", "cli"}:
+        assert "os.environ" not in text
+        assert "getenv" not in text
+    if room not in {"cli"}:
+        assert not {"click", "rich"} & imported
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
+    assert "metaflow" not in imported
+    if room in PURE:
+        assert not {"apsw", "os", "pathlib"} & imported
+
+
+def test_the_package_exports_what_it_lists() -> None:
+    """Every name in __all__ is there, and every error class is exported."""
+    from sqlitestore import errors
+
+    assert all(hasattr(sqlitestore, name) for name in sqlitestore.__all__)
+    public = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert public <= set(sqlitestore.__all__)
+
+
+def test_importing_the_package_stays_light() -> None:
+    """Nothing heavy comes along with `import sqlitestore`."""
+    code = "import sys, sqlitestore; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not {"click", "rich", "numpy", "pandas", "metaflow", "pyfastcdc", "asyncio"} & loaded
