@@ -1,0 +1,166 @@
+"""The three forms of every answer: tables on a terminal, tab-separated text in a pipe, JSON where it was asked for.
+
+An answer is made of rows: mappings from stable keys to plain values, sizes in bytes and times in seconds. They are the
+JSON; a list of columns says which of them a table shows, and how.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+
+import click
+
+from sqlitestore.cli.text import clean, human_size, iso_time, local_time, plain_value
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+Kind = Literal["text", "long", "count", "size", "time"]
+
+
+class Column(NamedTuple):
+    """A key of the rows as a column. "long" text is cut at the edge of a terminal (never elsewhere)."""
+
+    key: str
+    kind: Kind = "text"
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, which is the key where nothing else is said."""
+        return self.title or self.key.replace("_", " ")
+
+
+def on_terminal() -> bool:
+    """Whether the answer goes to a terminal."""
+    return sys.stdout.isatty()
+
+
+def binary_stdout() -> BinaryIO:
+    """Return the stream for bytes, behind the text printed so far."""
+    sys.stdout.flush()
+    return sys.stdout.buffer
+
+
+def print_json(answer: Row) -> None:
+    """Print one JSON document; ASCII only, so nothing in it can reach a terminal's controls."""
+    click.echo(json.dumps(plain_value(with_iso_times(answer)), indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Row], title: str = "") -> None:
+    """Print rows as a table; in a pipe a line each, under a line with the columns' keys."""
+    if on_terminal():
+        _print_rich(_rich_table(columns, rows, title))
+        return
+    click.echo("\t".join(column.title or column.key for column in columns))
+    for row in rows:
+        click.echo("\t".join(_plain_cell(column.kind, row.get(column.key)) for column in columns))
+
+
+def print_facts(columns: Sequence[Column], row: Row, title: str = "") -> None:
+    """Print one row as a line for each column."""
+    if not on_terminal():
+        for column in columns:
+            click.echo(f"{column.key}\t{_plain_cell(column.kind, row.get(column.key))}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    if title:
+        table.add_row(Text(clean(title), style="bold"))
+    for column in columns:
+        value = _terminal_cell(column.kind, row.get(column.key))
+        if column.kind == "size":
+            value = f"{value}  ({row.get(column.key) or 0:,} bytes)"
+        table.add_row(Text(column.heading, style="dim"), Text(value, overflow="fold"))
+    _print_rich(table)
+
+
+def print_heading(text: str) -> None:
+    """Print what sets the parts of an answer apart; in a pipe an empty line and a comment."""
+    if on_terminal():
+        from rich.text import Text
+
+        _print_rich(Text("\n" + clean(text), style="bold"))
+    else:
+        click.echo(f"\n# {clean(text)}")
+
+
+def note(text: str) -> None:
+    """Tell people something that is not part of the answer."""
+    click.echo(clean(text), err=True)
+
+
+def with_iso_times(value: Any) -> Any:
+    """Return ``value`` with ``<key>_iso`` beside each time; ``TIMES`` are the keys that hold one."""
+    if isinstance(value, Mapping):
+        row: dict[Any, Any] = {}
+        for key, item in value.items():
+            row[key] = with_iso_times(item)
+            if key in TIMES and (item is None or isinstance(item, int | float)):
+                row[f"{key}_iso"] = iso_time(item)
+        return row
+    if isinstance(value, list):
+        return [with_iso_times(item) for item in value]
+    return value
+
+
+TIMES = frozenset({"started", "finished", "created"})
+"""Keys of the rows that hold a time [s since 1970]."""
+
+
+def _plain_cell(kind: Kind, value: Any) -> str:
+    if value is None:
+        return ""
+    return (iso_time(value) or "") if kind == "time" else clean(value)
+
+
+def _terminal_cell(kind: Kind, value: Any) -> str:
+    if kind == "time":
+        return local_time(value)
+    if value is None:
+        return ""
+    if kind == "size":
+        return human_size(value)
+    return f"{value:,}" if kind == "count" else clean(value)
+
+
+_STATES = {"done": "green", "failed": "red", "running": "yellow"}
+
+
+def _rich_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(clean(title), style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        right = column.kind in {"count", "size"}
+        table.add_column(
+            Text(column.heading),
+            justify="right" if right else "left",
+            no_wrap=column.kind != "text",
+            overflow="ellipsis" if column.kind == "long" else "fold",
+        )
+    for row in rows:
+        table.add_row(
+            *(
+                Text(
+                    _terminal_cell(column.kind, row.get(column.key)),
+                    style=_STATES.get(row["state"], "") if column.key == "state" else "",
+                )
+                for column in columns
+            )
+        )
+    return table
+
+
+def _print_rich(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(renderable)

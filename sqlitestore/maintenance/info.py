@@ -1,0 +1,87 @@
+"""What the file is: its identity, its format and how many of everything it holds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import apsw
+
+from sqlitestore.database import Database
+
+SELECT_STORE = "SELECT uuid, kind, created, writer FROM store"
+COUNT_TABLES = """SELECT (SELECT COUNT(*) FROM flow), (SELECT COUNT(*) FROM run),
+ (SELECT COUNT(*) FROM (SELECT DISTINCT run, step, task FROM attempt)), (SELECT COUNT(*) FROM attempt),
+ (SELECT COUNT(*) FROM artifact), (SELECT COUNT(*) FROM task_metadata),
+ (SELECT COUNT(*) FROM (SELECT DISTINCT attempt, source, stream FROM log)), (SELECT COUNT(*) FROM data),
+ (SELECT COUNT(*) FROM file), (SELECT COUNT(*) FROM blob), (SELECT COUNT(*) FROM chunk)"""
+
+
+class Counts(NamedTuple):
+    """How many of everything the file holds. ``data`` are the blobs that ``save_data`` keeps, once for each flow."""
+
+    flows: int
+    runs: int
+    tasks: int
+    attempts: int
+    artifacts: int
+    metadata: int
+    logs: int
+    data: int
+    files: int
+    blobs: int
+    chunks: int
+
+
+class Info(NamedTuple):
+    """Facts about a store.
+
+    ``created`` is a time [s since 1970]; ``file_size`` and ``log_size`` are those of the file and of the write-ahead
+    log beside it [bytes]; ``page_size`` is in [bytes] too.
+    """
+
+    path: str
+    format: int
+    uuid: str
+    kind: str
+    created: float
+    writer: str
+    file_size: int
+    log_size: int
+    page_size: int
+    pages: int
+    free_pages: int
+    journal_mode: str
+    sqlite: str
+    counts: Counts
+
+
+def info(database: Database) -> Info:
+    """Return the facts about an open store, in one snapshot."""
+    with database.read() as connection:
+        store: Any = connection.execute(SELECT_STORE).fetchall()[0]
+        uuid, kind, created, writer = store
+        counts: Any = connection.execute(COUNT_TABLES).fetchall()[0]
+        return Info(
+            path=database.path,
+            format=int(connection.pragma("user_version")),
+            uuid=uuid,
+            kind=kind,
+            created=created,
+            writer=writer,
+            file_size=_size(database.path),
+            log_size=_size(database.path + "-wal"),
+            page_size=int(connection.pragma("page_size")),
+            pages=int(connection.pragma("page_count")),
+            free_pages=int(connection.pragma("freelist_count")),
+            journal_mode=str(connection.pragma("journal_mode")),
+            sqlite=apsw.sqlite_lib_version(),
+            counts=Counts(*counts),
+        )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
