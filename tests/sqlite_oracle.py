@@ -1,0 +1,131 @@
+"""What a file must hold at rest, asked with SQL and digests of our own: no code is shared with the package.
+
+The names I1 to I5 are those of the design's invariants; the fields of the digests are those that FORMAT.md lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+
+import apsw
+import msgpack
+import xxhash
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
+def connect(path):
+    """Return a connection that changes nothing, not even the files beside; for a file that nobody has open."""
+    return apsw.Connection(f"file:{path}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+
+
+def check_file(path):
+    """Fail unless the closed file is one, alone, sound, and keeps the invariants."""
+    path = os.fspath(path)
+    beside = [name for name in os.listdir(os.path.dirname(path)) if name.startswith(os.path.basename(path))]
+    assert beside == [os.path.basename(path)]
+    connection = connect(path)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []  # I1
+        check_chunks(connection)
+        check_blobs(connection)
+        check_attempts(connection)
+        check_records(connection)
+    finally:
+        connection.close()
+
+
+def decoded(codec, stored, size):
+    """Return the bytes that a row of ``chunk`` or ``blob`` holds."""
+    data = {0: bytes, 1: zstd.decompress}[codec](stored)
+    assert len(data) == size
+    return data
+
+
+def digest(*fields):
+    """Return xxh3-128 over the fields as a msgpack array."""
+    return xxhash.xxh3_128(msgpack.packb(list(fields))).digest()
+
+
+def key_of(data, like):
+    """Return the key of bytes, of the kind that ``like`` is."""
+    return {16: xxhash.xxh3_128(data).digest(), 20: hashlib.sha1(data).digest()}[len(like)]
+
+
+def check_chunks(connection):
+    """Each chunk has the digest under which it is found."""
+    for found, size, codec, stored in connection.execute("SELECT digest, size, codec, bytes FROM chunk"):
+        assert xxhash.xxh3_128(decoded(codec, stored, size)).digest() == found
+
+
+def check_blobs(connection):
+    """I2: a blob's chunks, joined in a gapless order, have its size and key; a blob in its row has no chunks."""
+    for blob, key, size, codec, stored in connection.execute("SELECT id, key, size, codec, bytes FROM blob"):
+        parts = connection.execute(
+            "SELECT l.position, c.codec, c.bytes, c.size FROM blob_chunk l JOIN chunk c ON c.id = l.chunk"
+            " WHERE l.blob = ? ORDER BY l.position",
+            (blob,),
+        ).fetchall()
+        assert [part[0] for part in parts] == list(range(len(parts)))
+        if codec is None:
+            data = b"".join(decoded(*part[1:]) for part in parts)
+        else:
+            assert parts == []
+            data = decoded(codec, stored, size)
+        assert len(data) == size
+        assert key_of(data, key) == key
+
+
+def check_attempts(connection):
+    """I3 and I5: only what is done has artifacts, and the digests cover identity, times and artifact rows."""
+    attempts = connection.execute(
+        "SELECT a.id, f.name, r.name, a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest,"
+        " a.digest FROM attempt a JOIN run r ON r.id = a.run JOIN flow f ON f.id = r.flow"
+    ).fetchall()
+    assert len(attempts) == connection.execute("SELECT count(*) FROM attempt").get
+    for attempt, *identity, done, python, artifacts_digest, found in attempts:
+        artifacts = connection.execute(
+            "SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview FROM artifact x"
+            " JOIN blob b ON b.id = x.blob WHERE x.attempt = ? ORDER BY x.name",
+            (attempt,),
+        ).fetchall()
+        if done is None:
+            assert artifacts == []
+            assert (python, artifacts_digest) == (None, None)
+        else:
+            assert artifacts_digest == digest(*(list(row) for row in artifacts))
+        assert found == digest(*identity, done, python, artifacts_digest)
+        for row in artifacts:
+            assert connection.execute("SELECT size FROM blob WHERE key = ?", (row[1],)).get == row[2]
+            assert row[6] is None or len(row[6]) < 1024
+
+
+def check_records(connection):
+    """I5: each metadata, log and file row carries a digest over its identity and value; log parts have no gaps."""
+    of_run = "JOIN run r ON r.id = {0}.run JOIN flow f ON f.id = r.flow"
+    for *fields, found in connection.execute(
+        "SELECT f.name, r.name, m.step, m.task, m.attempt, m.name, m.value, m.digest FROM task_metadata m "
+        + of_run.format("m")
+    ):
+        assert digest(*fields) == found
+    parts = Counter()
+    for *fields, found in connection.execute(
+        "SELECT f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.digest FROM log l"
+        " JOIN blob b ON b.id = l.blob JOIN attempt a ON a.id = l.attempt "
+        + of_run.format("a")
+        + " ORDER BY l.attempt, l.source, l.stream, l.part"
+    ):
+        assert digest(*fields) == found
+        assert fields[7] == parts[tuple(fields[:7])]
+        parts[tuple(fields[:7])] += 1
+    for *fields, found in connection.execute(
+        "SELECT p.path, b.key, p.metadata, p.digest FROM file p JOIN blob b ON b.id = p.blob"
+    ):
+        assert digest(*fields) == found
