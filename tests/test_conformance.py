@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 
 from sqlite_oracle import check_file
 
-from sqlitestore import DataStoreStorage, FlowDataStore, SQLiteStorage
+from sqlitestore import AttemptDone, DataStoreStorage, FlowDataStore, SQLiteStorage
 from sqlitestore.testing import MemoryStorage, StorageConformance
 
 
@@ -84,4 +85,24 @@ def test_tasks_move_between_storages(tmp_path):
         copy.done()
         found = ours.get_task_datastore("1", "train", "7")
         assert found.to_dict() == {"large": b"x" * 300_000, "small": 1}
+    check_file(tmp_path / "runs.db")
+
+
+def test_error_kept_from_an_ended_thread_keeps_nothing_open(tmp_path):
+    """Closing leaves one file also when somebody still holds an error that a thread, ended since, has met."""
+    kept = []
+    with FlowDataStore("Flow", ds_root=tmp_path / "runs.db") as flow:
+        task = flow.get_task_datastore("1", "train", "7", attempt=0, mode="w")
+        task.done()
+
+        def start():
+            try:
+                flow.get_task_datastore("1", "train", "7", attempt=0, mode="w").init_task()
+            except AttemptDone as error:
+                kept.append(error)
+
+        thread = Thread(target=start)
+        thread.start()
+        thread.join()
+    assert len(kept) == 1
     check_file(tmp_path / "runs.db")

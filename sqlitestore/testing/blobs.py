@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator
 from pickle import PickleBuffer
+from threading import Event, Thread
 
 import pytest
 
@@ -240,6 +241,35 @@ class BlobConformance(StorageTests):
         keys = put(storage, b"small", noise(LARGE))
         assert get(second, *keys) == [b"small", noise(LARGE)]
         assert put(second, b"small", noise(LARGE)) == keys
+
+    def test_failing_writer_takes_nothing_from_another(self, storage: DataStoreStorage) -> None:
+        """A blob that shares bytes with one in the making stays whole when the other fails and its place is reused."""
+        self.need("threads")
+        shared, begun, go_on = noise(20 * 2**20), Event(), Event()
+
+        def failing(file: WriteFile) -> None:
+            file.write(shared)
+            begun.set()
+            go_on.wait()
+            raise ZeroDivisionError
+
+        def work() -> None:
+            with pytest.raises(ZeroDivisionError):
+                storage.put_blobs(FLOW, [failing])
+
+        thread = Thread(target=work)
+        thread.start()
+        begun.wait()
+
+        def sharing(file: WriteFile) -> None:
+            file.write(shared[: 10 * 2**20])
+            go_on.set()
+            thread.join()
+            put(storage, noise(20 * 2**20, seed=1))
+            file.write(b"the end")
+
+        [stored] = storage.put_blobs(FLOW, [sharing])
+        assert get(storage, stored.key) == [shared[: 10 * 2**20] + b"the end"]
 
     @pytest.mark.parametrize("size", [100, 3 * 2**20])
     def test_threads_store_equal_and_own_blobs(self, storage: DataStoreStorage, size: int) -> None:

@@ -1,0 +1,407 @@
+"""FlowDataStore on a file against a plain dict: whatever is done in whatever order, both give the same answers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlite_oracle import check_file
+
+from sqlitestore import AttemptDone, BlobNotFound, FlowDataStore, TaskNotFound, UnpicklableArtifactException
+
+TASKS = [(run, step, task) for run in ("1", "run 2") for step in ("start", "end") for task in ("1", "2")]
+NUMBERS = st.integers(0, 2)
+NAMES = st.sampled_from(["a", "b", "_c", "имя"])
+PLACES = st.tuples(st.sampled_from(TASKS), NUMBERS)
+SOURCES = st.sampled_from(["runtime", "task"])
+STREAMS = st.sampled_from(["stdout", "stderr"])
+STORES = st.integers(0, 1)
+NO_BLOB = "0123456789abcdef" * 2
+
+
+def large(seed: int, size: int, change: int) -> bytes:
+    """Return bytes that share chunks with those of the same seed."""
+    data = bytearray(random.Random(seed).randbytes(size))
+    data[change % size] ^= 1
+    return bytes(data)
+
+
+LARGE = st.builds(large, st.integers(0, 2), st.sampled_from([100_000, 700_000, 1_500_000]), st.integers(0, 10**7))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+VALUES = st.one_of(JSON, st.binary(max_size=50), st.tuples(st.integers(), st.text(max_size=5)), LARGE)
+ARTIFACTS = st.dictionaries(NAMES, VALUES, max_size=3)
+LOGS = st.text(max_size=20).map(str.encode) | st.sampled_from([b"", b"one", b"one two", b"one two three"]) | LARGE
+
+
+@dataclass
+class Model:
+    """An attempt as it should be."""
+
+    started: bool = False
+    done: dict[str, Any] | None = None
+    logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+
+@dataclass
+class Writer:
+    """A datastore that writes, and what it has saved so far."""
+
+    place: tuple[tuple[str, str, str], int]
+    datastore: Any
+    saved: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Unpicklable:
+    """Cannot be saved."""
+
+    def __reduce__(self):
+        raise ZeroDivisionError
+
+
+class Machine(RuleBasedStateMachine):
+    """The rules; ``path`` is the file."""
+
+    path: Any
+
+    def __init__(self):
+        super().__init__()
+        self.stores = [self.opened(), self.opened()]
+        self.writers: list[Writer] = []
+        self.attempts: dict[tuple[tuple[str, str, str], int], Model] = {}  # in order of appearance
+        self.metadata: dict[tuple[tuple[str, str, str], int | None], dict[str, Any]] = {}
+        self.data: dict[str, bytes] = {}
+        self.turn = 0
+
+    def opened(self) -> FlowDataStore:
+        """Return a new store on the file."""
+        return FlowDataStore("Flow", ds_root=self.path)
+
+    def attempt(self, place) -> Model:
+        """Return the model of an attempt, which appears now if it has not yet."""
+        return self.attempts.setdefault(place, Model())
+
+    def writer(self, index) -> Writer:
+        """Return one of the writers."""
+        return self.writers[index % len(self.writers)]
+
+    def done_places(self):
+        """Return the attempts that are done."""
+        return [place for place, model in self.attempts.items() if model.done is not None]
+
+    def latest(self, task):
+        """Return the number of the latest attempt that started, None if none has."""
+        return max(
+            (number for (of, number), model in self.attempts.items() if of == task and model.started), default=None
+        )
+
+    # Writing
+
+    @initialize(place=PLACES)
+    def begin(self, place):
+        """There is always a writer to choose."""
+        self.new_writer(place, 0)
+
+    @rule(place=PLACES, store=STORES)
+    def new_writer(self, place, store):
+        """Any number of writers of an attempt may be made, even of one that is done."""
+        (run, step, task), number = place
+        self.writers.append(
+            Writer(place, self.stores[store].get_task_datastore(run, step, task, attempt=number, mode="w"))
+        )
+
+    @rule(index=st.integers(0, 9), threaded=st.booleans())
+    def start(self, index, threaded):
+        """Start an attempt, unless it is done."""
+        writer = self.writer(index)
+        if self.refused(writer, threaded, writer.datastore.init_task):
+            return
+        self.attempt(writer.place).started = True
+
+    @rule(index=st.integers(0, 9), artifacts=ARTIFACTS, threaded=st.booleans())
+    def save(self, index, artifacts, threaded):
+        """Artifacts are saved, later ones of a name counting, unless the attempt is done."""
+        writer = self.writer(index)
+        if not self.refused(writer, threaded, lambda: writer.datastore.save_artifacts(iter(artifacts.items()))):
+            writer.saved |= artifacts
+
+    @rule(index=st.integers(0, 9), artifacts=ARTIFACTS, pickles=st.booleans())
+    def fail_to_save(self, index, artifacts, pickles):
+        """Nothing of a call is recorded whose iterator raises, or of which one object does not pickle."""
+        writer = self.writer(index)
+
+        def failing():
+            yield from artifacts.items()
+            if pickles:
+                raise ZeroDivisionError
+            yield "b", Unpicklable()
+
+        if self.is_done(writer):
+            return
+        with pytest.raises(ZeroDivisionError if pickles else UnpicklableArtifactException):
+            writer.datastore.save_artifacts(failing())
+
+    @rule(index=st.integers(0, 9), threaded=st.booleans())
+    def done(self, index, threaded):
+        """Finish an attempt with what its writer saved, unless it is done already."""
+        writer = self.writer(index)
+        if self.refused(writer, threaded, writer.datastore.done):
+            return
+        writer.finished = True
+        self.attempt(writer.place).done = dict(writer.saved)
+
+    def is_done(self, writer):
+        """Return whether the attempt of a writer is done, by whomever."""
+        model = self.attempts.get(writer.place)
+        return writer.finished or (model is not None and model.done is not None)
+
+    def refused(self, writer, threaded, action) -> bool:
+        """Run an action that a done attempt refuses; return whether it did, as it should."""
+        if self.is_done(writer):
+            with pytest.raises(AttemptDone):
+                action()
+            return True
+        self.run(action, threaded)
+        return False
+
+    def run(self, action, threaded):
+        """Run an action, which must not raise, perhaps in a thread of its own."""
+        if not threaded:
+            action()
+            return
+        finished = []
+        thread = Thread(target=lambda: finished.append(action()))
+        thread.start()
+        thread.join()
+        assert len(finished) == 1
+
+    @precondition(lambda self: self.done_places())
+    @rule(
+        index=st.integers(0, 9), origin=st.integers(0, 9), store=STORES, names=st.none() | st.lists(NAMES, max_size=3)
+    )
+    def take_over(self, index, origin, store, names):
+        """Take over all artifacts of a done attempt (clone), or those named (passdown_partial)."""
+        writer = self.writer(index)
+        places = self.done_places()
+        (task, number) = places[origin % len(places)]
+        if writer.finished or not self.readable((task, number)):
+            return
+        reader = self.stores[store].get_task_datastore(*task, attempt=number)
+        theirs = self.attempts[task, number].done
+        if names is None:
+            writer.datastore.clone(reader)
+            writer.saved = dict(theirs)
+        else:
+            writer.datastore.passdown_partial(reader, names)
+            writer.saved |= {name: theirs[name] for name in names if name in theirs}
+
+    def readable(self, place):
+        """Return False for an attempt after the latest that started: it reads as one without artifacts, as in Metaflow."""
+        latest = self.latest(place[0])
+        return latest is not None and place[1] <= latest
+
+    @rule(
+        index=st.integers(0, 9),
+        values=st.dictionaries(NAMES, JSON, max_size=3),
+        overwrite=st.booleans(),
+        of_attempt=st.booleans(),
+        threaded=st.booleans(),
+    )
+    def save_metadata(self, index, values, overwrite, of_attempt, threaded):
+        """Metadata are stored also after done, but not by the writer that is done."""
+        writer = self.writer(index)
+
+        def action():
+            writer.datastore.save_metadata(values, allow_overwrite=overwrite, add_attempt=of_attempt)
+
+        if writer.finished:
+            with pytest.raises(AttemptDone):
+                action()
+            return
+        self.run(action, threaded)
+        # Without add_attempt, a datastore that knows its attempt stores the task's.
+        place = (writer.place[0], writer.place[1] if of_attempt else None)
+        there = self.metadata.get(place, {})
+        self.metadata[place] = there | values if overwrite else values | there
+
+    @rule(
+        index=st.integers(0, 9), source=SOURCES, stream=STREAMS, data=LOGS, grow=st.booleans(), threaded=st.booleans()
+    )
+    def save_logs(self, index, source, stream, data, grow, threaded):
+        """Let a log grow, or replace it, also after done."""
+        writer = self.writer(index)
+        if writer.finished:
+            with pytest.raises(AttemptDone):
+                writer.datastore.save_logs(source, {stream: data})
+            return
+        model = self.attempt(writer.place)
+        if grow:
+            data = model.logs.get((source, stream), b"") + data
+        self.run(lambda: writer.datastore.save_logs(source, {stream: data}), threaded)
+        model.logs[source, stream] = data
+
+    @rule(place=PLACES, source=SOURCES, stream=STREAMS, store=STORES)
+    def scrub(self, place, source, stream, store):
+        """Replace a log that is there by a note."""
+        (run, step, task), number = place
+        scrubber = self.stores[store].get_task_datastore(run, step, task, attempt=number, mode="d", allow_not_done=True)
+        scrubber.scrub_logs([source], stream)
+        model = self.attempts.get(place)
+        if model is not None and (source, stream) in model.logs:
+            model.logs[source, stream] = f"[REDACTED {source} {stream}]".encode()
+
+    @rule(blobs=st.lists(st.binary(max_size=20) | LARGE, max_size=3), store=STORES, threaded=st.booleans())
+    def save_data(self, blobs, store, threaded):
+        """Save data: each gets a key, equal ones the same."""
+        saved = []
+        self.run(lambda: saved.extend(self.stores[store].save_data(iter(blobs))), threaded)
+        assert len(saved) == len(blobs)
+        for (uri, key), blob in zip(saved, blobs, strict=True):
+            assert uri.endswith(key)
+            assert self.data.setdefault(key, blob) == blob
+
+    @rule(store=STORES)
+    def reopen(self, store):
+        """Close a store and open it again; its writers are gone with what they had not done."""
+        self.stores[store].close()
+        self.stores[store] = self.opened()
+        self.writers = [writer for writer in self.writers if writer.datastore.parent_datastore in self.stores]
+        if not self.writers:
+            self.new_writer((TASKS[0], 0), store)
+
+    # Looking
+
+    @invariant()
+    def runs_are_found(self):
+        """Find in a run the latest started attempts that are done, in order of appearance, with all that they have."""
+        self.turn += 1
+        store = self.stores[self.turn % 2]
+        for run in ("1", "run 2"):
+            tasks = dict.fromkeys(task for task, _ in self.attempts if task[0] == run)
+            latest = [(task, self.latest(task)) for task in tasks]
+            expected = [place for place in latest if place[1] is not None and self.attempts[place].done is not None]
+            found = store.get_latest_task_datastores(run_id=run)
+            assert [self.place_of(reader) for reader in found] == expected
+            unfinished = store.get_latest_task_datastores(run_id=run, allow_not_done=True)
+            assert [self.place_of(reader) for reader in unfinished] == [
+                place for place in latest if place[1] is not None
+            ]
+            for reader, place in zip(found, expected, strict=True):
+                assert list(reader) == sorted(self.attempts[place].done)
+                assert self.same(reader, self.attempts[place].done)
+
+    @invariant()
+    def one_attempt_is_as_it_should_be(self):
+        """Of one attempt after the other: what it holds, its metadata and its logs."""
+        store = self.stores[self.turn % 2]
+        places = list(self.attempts)
+        if places:
+            task, number = place = places[self.turn % len(places)]
+            model = self.attempts[place]
+            reader = store.get_task_datastore(*task, attempt=number, allow_not_done=True)
+            assert self.same(reader, (model.done or {}) if self.readable(place) else {})
+            assert reader.has_metadata("attempt.json") == model.started
+            assert reader.has_metadata("DONE.lock") == (model.done is not None)
+            for (source, stream), data in model.logs.items():
+                assert reader.load_logs([source], stream) == [(source, data)]
+                assert reader.get_log_size([source], stream) == len(data)
+            for of_attempt in (True, False):
+                texts = self.metadata.get((task, number if of_attempt else None), {})
+                names = ["a", "b", "_c", "имя"]
+                loaded = reader.load_metadata(names, add_attempt=of_attempt)
+                assert repr(loaded) == repr({name: texts.get(name) for name in names})
+
+    @rule(asked=st.lists(st.tuples(st.sampled_from(TASKS), st.none() | NUMBERS), max_size=4, unique_by=lambda t: t[0]))
+    def pathspecs_are_found(self, asked):
+        """Pathspecs give their tasks in the order asked: the latest attempt if it is done, or exactly the one named."""
+        places = [(task, self.latest(task) if number is None else number) for task, number in asked]
+        expected = [
+            place
+            for place in places
+            if (model := self.attempts.get(place)) is not None and model.started and model.done is not None
+        ]
+        specs = ["/".join(task) + ("" if number is None else f"/{number}") for task, number in asked]
+        found = self.stores[0].get_latest_task_datastores(pathspecs=specs)
+        assert [self.place_of(reader) for reader in found] == expected
+
+    @rule(task=st.sampled_from(TASKS), store=STORES)
+    def unfinished_task_is_not_read(self, task, store):
+        """Refuse a reader of the latest attempt where that is not done."""
+        latest = self.latest(task)
+        if latest is None or self.attempts[task, latest].done is None:
+            with pytest.raises(TaskNotFound):
+                self.stores[store].get_task_datastore(*task)
+        else:
+            assert self.stores[store].get_task_datastore(*task).attempt == latest
+
+    @rule(store=STORES)
+    def data_are_loaded(self, store):
+        """All data ever saved are there; a key that never was is an error after them."""
+        assert dict(self.stores[store].load_data(self.data)) == self.data
+        with pytest.raises(BlobNotFound):
+            list(self.stores[store].load_data([*self.data, NO_BLOB]))
+
+    @staticmethod
+    def place_of(reader):
+        """Return the task and attempt of a reader."""
+        return (reader.run_id, reader.step_name, reader.task_id), reader.attempt
+
+    @staticmethod
+    def same(reader, expected):
+        """Compare values with their types: 1, 1.0 and True are equal."""
+        found = dict(reader.load_artifacts(sorted(expected)))
+        return sorted(reader) == sorted(expected) and all(
+            type(found[name]) is type(value) and (found[name] == value) and repr(found[name])[:500] == repr(value)[:500]
+            for name, value in expected.items()
+        )
+
+    def teardown(self):
+        """Find the file sound, and alone, once both stores are closed."""
+        for store in self.stores:
+            store.close()
+        check_file(self.path)
+
+
+def _run(folder_of_each, examples, steps):
+    def machine():
+        machine = type("MachineOnFile", (Machine,), {"path": folder_of_each("file") / "runs.db"})
+        return machine()
+
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+
+
+def test_store_answers_like_a_dict(tmp_path_factory):
+    """Two stores on one file, their writers, threads and reopening give the answers of a plain dict."""
+    _run(tmp_path_factory.mktemp, examples=60, steps=30)
+
+
+@pytest.mark.long
+def test_store_answers_like_a_dict_in_long_histories(tmp_path_factory):
+    """The same with many more and longer histories."""
+    _run(tmp_path_factory.mktemp, examples=1500, steps=60)
