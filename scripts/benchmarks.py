@@ -70,7 +70,6 @@ class Workloads:
         self.tasks = tasks
 
     def save_noise(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """float64 noise: saved."""
         with open_store() as flow:
             start = time.perf_counter()
             save_task(flow, "noise", [("array", self.array)])
@@ -78,14 +77,12 @@ class Workloads:
         return seconds, self.array.nbytes / 1e6
 
     def save_noise_closed(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """float64 noise: saved and the store closed."""
         start = time.perf_counter()
         with open_store() as flow:
             save_task(flow, "noise", [("array", self.array)])
         return time.perf_counter() - start, self.array.nbytes / 1e6
 
     def load_noise(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """float64 noise: loaded."""
         with open_store() as flow:
             [task] = flow.get_task_datastores(pathspecs=["1/train/noise"])
             start = time.perf_counter()
@@ -96,7 +93,6 @@ class Workloads:
         return seconds, array.nbytes / 1e6
 
     def save_tasks(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """Tasks of 5 small artifacts: written, each with init_task and done."""
         start = time.perf_counter()
         with open_store() as flow:
             for number in range(self.tasks):
@@ -104,7 +100,6 @@ class Workloads:
         return time.perf_counter() - start, self.tasks
 
     def look_up_run(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """The same: looked up by run and step, their artifacts' names and keys read."""
         with open_store() as flow:
             start = time.perf_counter()
             found = flow.get_task_datastores("1", ["train"])
@@ -113,7 +108,6 @@ class Workloads:
         return seconds, self._all(keys)
 
     def look_up_pathspecs(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """The same: looked up by pathspecs, their artifacts' names and keys read."""
         pathspecs = [f"1/train/{number}" for number in range(self.tasks)]
         with open_store() as flow:
             start = time.perf_counter()
@@ -123,7 +117,6 @@ class Workloads:
         return seconds, self._all(keys)
 
     def load_small(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        """The same: one artifact of each loaded."""
         with open_store() as flow:
             found = flow.get_task_datastores("1", ["train"])
             start = time.perf_counter()
@@ -143,12 +136,22 @@ GROUPS = [
     ["save_noise", "load_noise"],
     ["save_tasks", "look_up_run", "look_up_pathspecs", "load_small"],
 ]
+LABELS = {
+    "save_noise": "float64 noise: saved",
+    "save_noise_closed": "float64 noise: saved and the store closed",
+    "load_noise": "float64 noise: loaded",
+    "save_tasks": "tasks of 5 small artifacts, each with init_task and done: written",
+    "look_up_run": "the same: looked up by run and step, a key of each read",
+    "look_up_pathspecs": "the same: looked up by pathspecs, a key of each read",
+    "load_small": "the same: one artifact of each loaded",
+}
 UNITS = {"save_noise": "MB/s", "save_noise_closed": "MB/s", "load_noise": "MB/s"}
 
 
-def measure(
-    workloads: Workloads, rounds: int, folder: Path
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, int]]:
+Rates = dict[str, dict[str, list[float]]]
+
+
+def measure(workloads: Workloads, rounds: int, folder: Path) -> tuple[Rates, dict[str, int]]:
     """Return rates by workload and store, one for each round, and the disk taken by the small tasks."""
     rates: Rates = {}
     disk: dict[str, int] = {}
@@ -182,14 +185,14 @@ def main() -> None:
         shutil.rmtree(folder)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"{machine}; medians of {arguments.rounds} rounds\n")
-    print(f"{'workload':<84} {'sqlitestore':>12} {'metaflow':>12} {'ratio':>7}")
+    print(f"{'workload':<68} {'sqlitestore':>12} {'metaflow':>12} {'ratio':>7}")
     rows = []
     for workload, by_store in rates.items():
         ratio = statistics.median(a / b for a, b in zip(by_store["sqlitestore"], by_store["metaflow"], strict=True))
         ours, theirs = (statistics.median(by_store[name]) for name in ("sqlitestore", "metaflow"))
         unit = UNITS.get(workload, "/s")
-        label = (getattr(workloads, workload).__doc__ or workload).rstrip(".")
-        print(f"{label:<84} {ours:>7,.0f} {unit:<4} {theirs:>7,.0f} {unit:<4} {ratio:>7.1f}")
+        label = LABELS[workload]
+        print(f"{label:<68} {ours:>7,.0f} {unit:<4} {theirs:>7,.0f} {unit:<4} {ratio:>7.1f}")
         rows.append({"workload": workload, "label": label, "unit": unit, "rates": by_store, "ratio": ratio})
     print(
         f"\ndisk taken by {arguments.tasks:,} tasks: "

@@ -57,7 +57,8 @@ def test_this_version_writes_the_newest_golden_file(tmp_path: Path) -> None:
     golden_content.write(str(path))
     golden_content.check(str(path))
     # How NumPy pickles itself is its own affair, and changes with its versions.
-    statement = """SELECT a.name, hex(b.key), a.size, a.type, a.encoding FROM artifact AS a JOIN blob AS b ON b.id = a.blob
+    statement = """SELECT a.name, hex(b.key), a.size, a.type, a.encoding
+     FROM artifact AS a JOIN blob AS b ON b.id = a.blob
      WHERE a.type NOT LIKE '%numpy%' ORDER BY a.attempt, a.name"""
     rows = []
     for file in (path, GOLDEN[-1]):
