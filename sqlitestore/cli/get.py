@@ -75,6 +75,7 @@ def get(pathspec: str, target: str | None, force: bool, show_value: bool, attemp
 
 def _copy(storage: SQLiteStorage, flow_name: str, artifact: Artifact, file: BinaryIO) -> None:
     """Copy an artifact's bytes to a file, block by block."""
+    from sqlitestore.cli.output import write_all
     from sqlitestore.cli.progress import TerminalProgress
 
     progress = TerminalProgress()
@@ -82,7 +83,7 @@ def _copy(storage: SQLiteStorage, flow_name: str, artifact: Artifact, file: Bina
         progress.start("Copying", artifact.size, "bytes")
         try:
             while block := source.read(BLOCK):
-                file.write(block)
+                write_all(file, block)
                 progress.advance(len(block))
         finally:
             progress.finish()

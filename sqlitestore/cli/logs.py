@@ -80,7 +80,5 @@ def _print(log: tuple[str, str], text: bytes) -> None:
         click.echo(clean_lines(text.decode(errors="replace")), nl=not text.endswith(b"\n"))
         return
     stdout = output.binary_stdout()
-    view = memoryview(text)
-    for start in range(0, len(view), 2**20):
-        stdout.write(view[start : start + 2**20])
+    output.write_all(stdout, text)
     stdout.flush()

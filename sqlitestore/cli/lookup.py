@@ -44,9 +44,9 @@ def find(storage: DataStoreStorage, pathspec: str | None, levels: Sequence[str] 
     """
     place = Place(parse_full_pathspec(pathspec) if pathspec is not None else ())
     if place.level not in levels:
-        raise InvalidPathspec(
-            f"{place.pathspec!r} names {'an' if place.level == 'artifact' else 'a'} {place.level}; this command takes {' or '.join(map(_form, levels))}."
-        )
+        article = "an" if place.level == "artifact" else "a"
+        forms = " or ".join(map(_form, levels))
+        raise InvalidPathspec(f"{place.pathspec!r} names {article} {place.level}; this command takes {forms}.")
     _check(storage, place.names)
     return place
 

@@ -16,6 +16,7 @@ import click
 from sqlitestore.cli.text import clean, human_size, iso_time, local_time, plain_value
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 Row = Mapping[str, Any]
@@ -46,6 +47,13 @@ def binary_stdout() -> BinaryIO:
     return sys.stdout.buffer
 
 
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of ``data``: with PYTHONUNBUFFERED, stdout takes what fits into the pipe and drops the rest."""
+    view = memoryview(data)
+    while view.nbytes:
+        view = view[file.write(view) :]
+
+
 def print_json(answer: Row) -> None:
     """Print one JSON document; ASCII only, so nothing in it can reach a terminal's controls."""
     click.echo(json.dumps(plain_value(with_iso_times(answer)), indent=2, allow_nan=False))
@@ -54,7 +62,7 @@ def print_json(answer: Row) -> None:
 def print_table(columns: Sequence[Column], rows: Iterable[Row], title: str = "") -> None:
     """Print rows as a table; in a pipe a line each, under a line with the columns' keys."""
     if on_terminal():
-        _print_rich(_rich_table(columns, rows, title))
+        _print_rich(*_rich_table(columns, rows, title))
         return
     click.echo("\t".join(column.title or column.key for column in columns))
     for row in rows:
@@ -75,8 +83,8 @@ def print_facts(columns: Sequence[Column], row: Row, title: str = "") -> None:
         table.add_row(Text(clean(title), style="bold"))
     for column in columns:
         value = _terminal_cell(column.kind, row.get(column.key))
-        if column.kind == "size":
-            value = f"{value}  ({row.get(column.key) or 0:,} bytes)"
+        if column.kind == "size" and (row.get(column.key) or 0) >= 1000:  # noqa: PLR2004
+            value = f"{value}  ({row[column.key]:,} bytes)"
         table.add_row(Text(column.heading, style="dim"), Text(value, overflow="fold"))
     _print_rich(table)
 
@@ -133,34 +141,65 @@ def _terminal_cell(kind: Kind, value: Any) -> str:
 _STATES = {"done": "green", "failed": "red", "running": "yellow"}
 
 
-def _rich_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> Table:
+def _rich_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> tuple[Table, int]:
+    """Return the table, and the width that it needs at least."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[_terminal_cell(column.kind, row.get(column.key)) for column in columns] for row in rows]
+    least = [_least_width(column, [row[index] for row in cells]) for index, column in enumerate(columns)]
     table = Table(title=Text(clean(title), style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        right = column.kind in {"count", "size"}
+    for column, width in zip(columns, least, strict=True):
+        long = column.kind == "long"
         table.add_column(
             Text(column.heading),
-            justify="right" if right else "left",
-            no_wrap=column.kind != "text",
-            overflow="ellipsis" if column.kind == "long" else "fold",
+            justify="right" if column.kind in {"count", "size"} else "left",
+            no_wrap=column.kind not in {"text", "time"},
+            overflow="ellipsis" if long else "fold",
+            min_width=width,
+            max_width=max(width, _rest_of_line(columns, cells)) if long else None,
         )
-    for row in rows:
+    for row in cells:
         table.add_row(
             *(
-                Text(
-                    _terminal_cell(column.kind, row.get(column.key)),
-                    style=_STATES.get(row["state"], "") if column.key == "state" else "",
-                )
-                for column in columns
+                Text(cell, style=_STATES.get(cell, "") if column.key == "state" else "")
+                for cell, column in zip(row, columns, strict=True)
             )
         )
-    return table
+    return table, sum(least) + 3 * len(columns) + 1
 
 
-def _print_rich(renderable: Any) -> None:
+_NARROW: dict[Kind, int] = {"text": 16, "time": 10, "long": 20}
+"""Columns of a terminal that text, a time or a preview can be broken to; numbers are never broken."""
+
+
+def _least_width(column: Column, cells: Sequence[str]) -> int:
+    return min(_width(column, cells), _NARROW.get(column.kind, 1000))
+
+
+def _width(column: Column, cells: Sequence[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, [column.heading, *cells]))
+
+
+def _rest_of_line(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> int:
+    """Return the width that is left for the one long column: rich would take it from the others."""
+    used = sum(
+        _width(column, [row[index] for row in cells]) for index, column in enumerate(columns) if column.kind != "long"
+    )
+    return _console().width - used - 3 * len(columns) - 1
+
+
+def _print_rich(renderable: Any, least_width: int = 0) -> None:
+    console = _console()
+    # On a terminal that is narrower, lines run over its edge: ugly, but rich would leave columns out.
+    console.width = max(console.width, least_width)
+    console.print(renderable)
+
+
+def _console() -> Console:
     from rich.console import Console
 
-    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(renderable)
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
