@@ -134,7 +134,7 @@ def artifact_rows(storage: SQLiteStorage, attempt: Attempt) -> list[Row]:
 
 def artifact_row(name: str, artifact: Artifact) -> Row:
     """Return the row of an artifact, with its preview in full."""
-    preview = artifact.preview if isinstance(artifact.preview, Mapping) else {}
+    preview = _preview_of(artifact)
     return {
         "name": name,
         "type": artifact.type,
@@ -145,6 +145,14 @@ def artifact_row(name: str, artifact: Artifact) -> Row:
         "preview": preview,
         "preview_line": preview_line(preview),
     }
+
+
+def _preview_of(artifact: Artifact) -> Row:
+    """Return the preview, decoded; what a stranger put there in its place must not hide the rest of a listing."""
+    try:
+        return dict(artifact.preview)
+    except (ValueError, TypeError, LookupError) as error:  # msgpack's own errors are ValueErrors
+        return {"repr": f"(no preview: {type(error).__name__})"}
 
 
 def log_rows(storage: SQLiteStorage, attempt: Attempt) -> list[Row]:
