@@ -42,14 +42,7 @@ def get(pathspec: str, target: str | None, force: bool, show_value: bool, attemp
 
     if target == "-":
         target = None
-    if show_value and target is not None:
-        raise click.UsageError("--print prints the value; -o is for the bytes. Give one of them.")
-    if as_json and not show_value and target is None:
-        raise click.UsageError("--json tells what was written: give -o FILE too (or --print, for the value).")
-    if not show_value and target is None and output.on_terminal():
-        raise click.UsageError(
-            "The bytes of an artifact are no text for a terminal: give -o FILE, pipe them, or use --print."
-        )
+    _check_usage(target, show_value=show_value, as_json=as_json)
     with opened() as storage:
         place = lookup.find(storage, pathspec, ("artifact",))
         found, artifact = lookup.artifact_of(storage, place, attempt)
@@ -71,6 +64,20 @@ def get(pathspec: str, target: str | None, force: bool, show_value: bool, attemp
         _print_value(value, answer if as_json else None)
     elif as_json:
         output.print_json(answer | {"output": target})
+
+
+def _check_usage(target: str | None, *, show_value: bool, as_json: bool) -> None:
+    """Refuse options that contradict each other, and bytes on a terminal."""
+    from sqlitestore.cli import output
+
+    if show_value and target is not None:
+        raise click.UsageError("--print prints the value; -o is for the bytes. Give one of them.")
+    if as_json and not show_value and target is None:
+        raise click.UsageError("--json tells what was written: give -o FILE too (or --print, for the value).")
+    if not show_value and target is None and output.on_terminal():
+        raise click.UsageError(
+            "The bytes of an artifact are no text for a terminal: give -o FILE, pipe them, or use --print."
+        )
 
 
 def _copy(storage: SQLiteStorage, flow_name: str, artifact: Artifact, file: BinaryIO) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sqlitestore.cli.common import attempt_option, json_option, opened, pathspec_argument
+
+if TYPE_CHECKING:
+    from sqlitestore.cli.lookup import Place
+    from sqlitestore.cli.views import Columns, Row
+    from sqlitestore.storage import SQLiteStorage
 
 
 @click.command()
@@ -27,31 +34,44 @@ def ls(pathspec: str | None, attempt: int | None, as_json: bool) -> None:
 
     with opened() as storage:
         place = lookup.find(storage, pathspec)
-        names = place.names
         if attempt is not None and place.level not in {"task", "artifact"}:
             raise click.UsageError("--attempt is for the artifacts of a task: give Flow/run/step/task.")
         answer: dict[str, object] = {"file": storage.datastore_root, "pathspec": place.pathspec}
-        match place.level:
-            case "store":
-                key, columns, rows = "flows", views.FLOWS, views.flow_rows(storage)
-            case "flow":
-                key, columns, rows = "runs", views.RUNS, views.run_rows(storage, names[0])
-            case "run":
-                key, columns, rows = "steps", views.STEPS, views.step_rows(storage, names[0], names[1])
-            case "step":
-                key, columns, rows = "tasks", views.TASKS, views.task_rows(storage, *names)
-            case _:
-                key, columns = "artifacts", views.ARTIFACTS
-                if place.level == "artifact":
-                    found, artifact = lookup.artifact_of(storage, place, attempt)
-                    rows = [views.artifact_row(names[4], artifact)]
-                else:
-                    found, _ = lookup.attempt_of(storage, place.task, attempt)
-                    rows = views.artifact_rows(storage, found)
-                    if found.done is None:
-                        output.note(f"Attempt {found.number} of {place.pathspec} is not done: no artifacts yet.")
-                answer["attempt"] = found.number
+        if place.level in {"task", "artifact"}:
+            key, columns = "artifacts", views.ARTIFACTS
+            answer["attempt"], rows = _artifacts(storage, place, attempt)
+        else:
+            key, columns, rows = _children(storage, place)
     if as_json:
         output.print_json(answer | {key: rows})
     else:
         output.print_table(columns, rows)
+
+
+def _children(storage: SQLiteStorage, place: Place) -> tuple[str, Columns, list[Row]]:
+    """Return what is below a place above the tasks: its name, columns and rows."""
+    from sqlitestore.cli import views
+
+    match place.names:
+        case ():
+            return "flows", views.FLOWS, views.flow_rows(storage)
+        case (flow,):
+            return "runs", views.RUNS, views.run_rows(storage, flow)
+        case (flow, run):
+            return "steps", views.STEPS, views.step_rows(storage, flow, run)
+        case (flow, run, step, *_):
+            return "tasks", views.TASKS, views.task_rows(storage, flow, run, step)
+    raise AssertionError(place)
+
+
+def _artifacts(storage: SQLiteStorage, place: Place, number: int | None) -> tuple[int, list[Row]]:
+    """Return the attempt looked at and the rows of its artifacts, or of the one that the place names."""
+    from sqlitestore.cli import lookup, output, views
+
+    if place.level == "artifact":
+        attempt, artifact = lookup.artifact_of(storage, place, number)
+        return attempt.number, [views.artifact_row(place.names[4], artifact)]
+    attempt, _ = lookup.attempt_of(storage, place.task, number)
+    if attempt.done is None:
+        output.note(f"Attempt {attempt.number} of {place.pathspec} is not done: no artifacts yet.")
+    return attempt.number, views.artifact_rows(storage, attempt)
