@@ -70,7 +70,7 @@ class TaskDataStoreWriter(TaskDataStore):
             del pair
             check_name("artifact", name)
             serializer, source = SERIALIZERS.for_object(obj)
-            info = {"size": 0, "type": str(type(obj)), "encoding": serializer.encoding}
+            info = {"size": 0, "type": _type_of(obj), "encoding": serializer.encoding}
             if described := preview.describe(obj):
                 info["preview"] = described
             infos.append((name, info))
@@ -255,6 +255,11 @@ class TaskDataStoreWriter(TaskDataStore):
                 "(or 1, ...)."
             )
         return self._attempt
+
+
+def _type_of(obj: Any) -> str:
+    """Return ``str(type(obj))``, as Metaflow stores it; a class may have any text for a name, a column may not."""
+    return str(type(obj)).encode(errors="backslashreplace").decode()[:1000]
 
 
 def _artifacts_of(flow: Any) -> Iterator[tuple[str, Any]]:

@@ -54,7 +54,7 @@ SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE
 
 def digest_of(*fields: Any) -> bytes:
     """Return the 16-byte digest of a row: xxh3-128 over its fields as a msgpack array."""
-    return xxh3_128_digest(msgpack.packb(fields, unicode_errors="surrogatepass"))
+    return xxh3_128_digest(msgpack.packb(fields))
 
 
 def run_id(connection: apsw.Connection, flow_name: str, run_name: str, *, create: bool = False) -> int:
