@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 from helpers_store import FLOW, incompressible, save_task
+
 from sqlitestore import DataException, FlowDataStore
 
 
@@ -97,7 +98,7 @@ def leave_open(path: str, how: str) -> str:
     _left_open = FlowDataStore(FLOW, ds_root=path)
     save_task(_left_open, x=1)
     if how == "exit":
-        print('""', flush=True)  # noqa: T201 - the result, which run() expects
+        print('""', flush=True)
         raise SystemExit(0)
     return ""
 
@@ -117,7 +118,7 @@ def open_and_wait(path: str, size: int) -> None:
 
     with FlowDataStore(FLOW, ds_root=path) as flow:
         save_task(flow, "first", task=str(size), noise=incompressible(size))
-        print("ready", flush=True)  # noqa: T201 - the parent waits for it
+        print("ready", flush=True)
         sys.stdin.read()
 
 
@@ -130,6 +131,6 @@ def watch_another_write(path: str) -> list[list[Any]]:
         for _ in range(3):
             found = flow.get_latest_task_datastores("1")
             seen.append([sum(1 for task in found if task["noise"] == incompressible(200_000, int(task.task_id)))])
-            print("ready", flush=True)  # noqa: T201 - the parent waits for it
+            print("ready", flush=True)
             sys.stdin.readline()
     return seen

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -40,6 +42,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": HERE, **(environment or {})},
+        start_new_session=True,  # so that children which hang can be ended with it
     )
 
 
@@ -48,9 +51,12 @@ def result_of(process: subprocess.Popen[str], timeout: float = 300) -> Any:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         raise AssertionError(f"the process hangs; until then it wrote:\n{out}\n{err}") from error
+    if process.returncode:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
     return json.loads(out.splitlines()[-1])
 
@@ -67,7 +73,7 @@ def give_up_privileges() -> None:
         return
 
     class Header(ctypes.Structure):
-        _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]  # noqa: RUF012 - how ctypes wants it
+        _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.capset(ctypes.byref(Header(0x20080522, 0)), ctypes.byref((ctypes.c_uint32 * 6)())):

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-import pytest
-
 import helpers_bad_input
+import pytest
 from helpers_processes import run
 from helpers_store import FLOW, beside, dump, incompressible, loose_chunks, make_store, roots, rows, save_task
+
 from sqlitestore import (
     BlobNotFound,
     Damaged,
@@ -251,7 +251,7 @@ def test_odd_names_are_refused_before_anything_changes(flow: FlowDataStore, use:
         with pytest.raises(InvalidName) as caught:
             NAME_USES[use](flow, name)
         assert (caught.value.kind, isinstance(caught.value, ValueError)) == ("invalid_name", True)
-        assert use.split()[-1] in str(caught.value) or use.split()[0] in str(caught.value) or name in {".", ".."}
+        assert use.rsplit(maxsplit=1)[-1] in str(caught.value) or use.split(maxsplit=1)[0] in str(caught.value) or name in {".", ".."}
         str(caught.value).encode()  # can be printed
     for wrong in (None, 5, b"bytes", ("tuple",), 1.5):
         if (use, wrong) == ("run listed", None):

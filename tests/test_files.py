@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import helpers_bad_input
 import pytest
+from helpers_processes import result_of, run, start
+from helpers_store import FLOW, assert_sound, beside, dump, incompressible, make_store, rows, save_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import helpers_bad_input
-from helpers_processes import result_of, run, start
-from helpers_store import FLOW, assert_sound, beside, dump, incompressible, make_store, rows, save_task
 from sqlitestore import FlowDataStore, SQLiteStorage, StoreMissing, StoreReadOnly
 from sqlitestore.location import VARIABLE, resolve_root
 from sqlitestore.mounts import is_network_file_system
