@@ -23,6 +23,7 @@ wherever they stand. Above the 128 KiB that a frame of CPython's pickler can rea
 WINDOW = 4 * LARGEST
 """[bytes] Of small writes that are gathered before they are cut."""
 
+
 class Chunker:
     """Cuts what is written to it. ``write`` and ``flush`` return the chunks that became complete, in order.
 

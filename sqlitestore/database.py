@@ -90,7 +90,7 @@ class Database:
             self._connections.check_open()
             try:
                 return handle.connection.execute(statement, bindings).fetchall()
-            except apsw.Error as error:
+            except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._translated(error) from error
 
     @contextmanager
@@ -135,7 +135,7 @@ class Database:
                 handle.depth -= 1
         except apsw.ConstraintError:
             raise  # the module that owns the table knows what it means
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise self._translated(error) from error
 
     def _roll_back(self, handle: Handle, rollback: str) -> None:
@@ -160,7 +160,7 @@ class Database:
             writable = not connection.readonly("main")
             if writable:
                 choose_page_size(connection)
-            kind = schema.prepare(connection, self.path, writable=writable)
+            kind = schema.prepare(connection, self.path, writable=writable, create_tables=self._create)
             if writable:
                 journal_mode = self._journal_mode or self._default_journal_mode(kind)
                 set_journal_mode(connection, journal_mode)
@@ -205,7 +205,7 @@ class Database:
             return "delete"
         return "wal"
 
-    def _translated(self, error: apsw.Error) -> DataException:
+    def _translated(self, error: apsw.Error | UnicodeDecodeError) -> DataException:
         """Return our error for SQLite's: grouped by what the user can do."""
         if isinstance(error, apsw.ConnectionClosedError):
             self._connections.check_open()
@@ -215,7 +215,7 @@ class Database:
         return StoreUnavailable(f"{self.path}: {type(error).__name__}: {error}. Nothing was changed.")
 
 
-_ERRORS: tuple[tuple[tuple[type[apsw.Error], ...], type[DataException], str], ...] = (
+_ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...] = (
     (
         (apsw.BusyError, apsw.LockedError),
         StoreBusy,
@@ -232,6 +232,7 @@ _ERRORS: tuple[tuple[tuple[type[apsw.Error], ...], type[DataException], str], ..
         "{path} can only be read here; copy it to a place that you can write to.",
     ),
     ((apsw.NotADBError,), NotAStore, "{path} is not an SQLite database; give the path of a store."),
+    ((UnicodeDecodeError,), Damaged, "{path} is damaged: it has a text that is not UTF-8 ({error})."),
     ((apsw.CorruptError,), Damaged, "{path} is damaged: {error}. Keep a copy, and restore it from a backup."),
     (
         (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError),

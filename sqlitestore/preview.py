@@ -22,6 +22,8 @@ from typing import Any
 
 import msgpack
 
+from sqlitestore.errors import Damaged
+
 MAX_BYTES = 1000
 """[bytes] Largest preview as msgpack; the promise to users is "below 1 KiB"."""
 
@@ -64,20 +66,34 @@ class Packed(Mapping[str, Any]):
     def __init__(self, packed: bytes) -> None:
         self._packed = packed
 
+    def _unpacked(self) -> dict[str, Any]:
+        return unpack(self._packed)
+
     def __getitem__(self, name: str) -> Any:
-        return msgpack.unpackb(self._packed)[name]
+        return self._unpacked()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(msgpack.unpackb(self._packed))
+        return iter(self._unpacked())
 
     def __len__(self) -> int:
-        return len(msgpack.unpackb(self._packed))
+        return len(self._unpacked())
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def unpack(packed: bytes | None) -> dict[str, Any]:
+    """Return a msgpack map of text keys as it stands in a row; empty for None. Raises Damaged for anything else."""
+    try:
+        unpacked = msgpack.unpackb(packed) if packed else {}
+    except Exception as error:  # msgpack raises many kinds
+        raise Damaged(f"a stored description is no msgpack ({type(error).__name__}: {error})") from error
+    if not isinstance(unpacked, dict):
+        raise Damaged(f"a stored description is a {type(unpacked).__name__}, not a map")
+    return unpacked
 
 
 def stored(packed: bytes | None) -> Mapping[str, Any]:

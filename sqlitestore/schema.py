@@ -140,12 +140,12 @@ SELECT_SCHEMA = (
 )
 
 
-def prepare(connection: apsw.Connection, path: str, *, writable: bool) -> str:
-    """Make the tables if the file is empty, migrate an old format if it may be written, check that all is as ours.
+def prepare(connection: apsw.Connection, path: str, *, writable: bool, create_tables: bool = True) -> str:
+    """Make the tables of an empty file (if wanted), migrate an old format (if writable), check that all is as ours.
 
     Returns the store's kind, LIVE or ARCHIVE. Raises NotAStore, NewerFormat or Damaged; nothing was changed then.
     """
-    if writable and _is_empty(connection):
+    if writable and create_tables and _is_empty(connection):
         with _exclusive(connection):
             if _is_empty(connection):  # nobody was faster
                 create(connection)

@@ -164,7 +164,7 @@ class Tasks:
                 raise self._damaged(attempt.task, attempt.number, "its artifact rows")
             artifacts.append(
                 {
-                    name: Artifact(key.hex(), size, kind, encoding, _unpacked(info), preview.stored(packed))
+                    name: Artifact(key.hex(), size, kind, encoding, preview.unpack(info), preview.stored(packed))
                     for name, key, size, kind, encoding, info, packed in fields
                 }
             )
@@ -181,7 +181,7 @@ class Tasks:
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
         number, started, done, python, artifacts_digest, digest, row_id = row
         if digest_of(*task, number, started, done, python, artifacts_digest) != digest:
-            raise self._damaged(task, number, "its row")
+            raise self._damaged(task, number, "the fields of its row")
         return Attempt(task, number, started, done, python, (row_id, artifacts_digest, digest))
 
     def _damaged(self, task: TaskAddress, number: int, what: str) -> Damaged:
@@ -201,11 +201,6 @@ def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:
         ) from error
     key = key_of(artifact.key)
     return name, key, artifact.size, artifact.type, artifact.encoding, info, preview.pack(artifact.preview)
-
-
-def _unpacked(packed: bytes | None) -> dict[str, Any]:
-    unpacked: dict[str, Any] = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
-    return unpacked
 
 
 def _already_done(task: TaskAddress, number: int) -> AttemptDone:

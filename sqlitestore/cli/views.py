@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from sqlitestore.cli.lookup import artifacts_of, latest
 from sqlitestore.cli.output import Column
 from sqlitestore.cli.text import preview_line, type_name
+from sqlitestore.errors import Damaged
 from sqlitestore.maintenance.listing import AttemptSize, RunSummary, attempt_sizes, run_summaries
 from sqlitestore.model import Artifact, Attempt
 from sqlitestore.storage import SQLiteStorage
@@ -151,7 +152,7 @@ def _preview_of(artifact: Artifact) -> Row:
     """Return the preview, decoded; what a stranger put there in its place must not hide the rest of a listing."""
     try:
         return dict(artifact.preview)
-    except (ValueError, TypeError, LookupError) as error:  # msgpack's own errors are ValueErrors
+    except Damaged as error:
         return {"repr": f"(no preview: {type(error).__name__})"}
 
 
