@@ -164,7 +164,8 @@ class Database:
             if writable:
                 journal_mode = self._journal_mode or self._default_journal_mode(kind)
                 set_journal_mode(connection, journal_mode)
-                set_synchronous(connection, self._synchronous)
+                # Without the log only "full" keeps a file whole over a power cut on every disk.
+                set_synchronous(connection, self._synchronous if journal_mode == "wal" else "full")
                 bound_the_log(connection)
             check_length(connection, self.path)
         except apsw.Error as error:

@@ -89,6 +89,7 @@ class Tasks:
 
     def start(self, task: TaskAddress, number: int, started: float) -> None:
         """Record that an attempt started; starting it again moves the time. Raises AttemptDone if it is done."""
+        started = float(started)  # as it is read back: msgpack tells 1 from 1.0
         digest = digest_of(*task, number, started, None, None, None)
         with self._database.write() as connection:
             run = run_id(connection, task.flow_name, task.run_id, create=True)
@@ -113,7 +114,7 @@ class Tasks:
         Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store; then nothing
         was written.
         """
-        python = platform.python_version()
+        python, done = platform.python_version(), float(done)
         rows = [_row(task, name, artifacts[name]) for name in sorted(artifacts)]
         with self._database.write() as connection:
             attempt, started, was_done = attempt_id(connection, task, number)
