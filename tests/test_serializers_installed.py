@@ -1,4 +1,4 @@
-"""Serializers that installed distributions offer by entry points: found, ordered, named where missing, skipped if broken.
+"""Serializers that installed distributions offer by entry points: found, in order, named where missing.
 
 Each test runs a process of its own: what is installed is looked up once in a process.
 """
