@@ -18,7 +18,7 @@ from differential_pair import (
     compare_artifacts,
     compare_readers,
     compare_records,
-    log_of,
+    log_for,
     open_pair,
     outcome,
     where,
@@ -118,7 +118,7 @@ class History(RuleBasedStateMachine):
 
     @rule(target=writers, address=addresses, attempt=attempts, persist=st.sampled_from([True, True, False]))
     def open_writer(self, address: Any, attempt: int, persist: bool) -> Writers:
-        """A writer of an attempt, whether or not there are others."""
+        """Open a writer of an attempt, whether or not there are others."""
         self.touched.add((address, attempt))
         pair = agree(
             lambda flow: flow.get_task_datastore(*address, attempt=attempt, mode="w", persist=persist),
@@ -129,7 +129,7 @@ class History(RuleBasedStateMachine):
 
     @rule(target=writers, address=addresses, attempt=attempts, recipe=artifacts, init=st.booleans(), done=st.booleans())
     def write_a_task(self, address: Any, attempt: int, recipe: Any, init: bool, done: bool) -> Writers:
-        """The usual sequence; the attempt may not be marked as started, and may stay unfinished."""
+        """Do the usual sequence; the attempt may not be marked as started, and may stay unfinished."""
         writer = self.open_writer(address, attempt, persist=True)
         if init:
             self.init_task(writer)
@@ -154,7 +154,7 @@ class History(RuleBasedStateMachine):
 
     @rule(writer=writers, name=st.sampled_from(NAMES), word=st.sampled_from(list(UNPICKLABLE)))
     def save_unpicklable(self, writer: Writers, name: str, word: str) -> None:
-        """An artifact that cannot be saved changes nothing."""
+        """Save an artifact that cannot be saved: it changes nothing."""
         if self.may_write(writer) and name not in writer.pair.theirs:  # Metaflow forgets the old one's description
             agree(lambda ds: ds.save_artifacts([(name, UNPICKLABLE[word]())]), writer.pair)
             writer.pair.theirs._info.pop(name, None)
@@ -178,25 +178,28 @@ class History(RuleBasedStateMachine):
         repeat=st.sampled_from([1, 3, 30_000]),
     )
     def save_logs(self, writer: Writers, source: str, logs: Any, repeat: int) -> None:
-        """Logs that replace or continue earlier ones, in every form."""
+        """Save logs that replace or continue earlier ones, in every form."""
         agree(
             lambda ds: ds.save_logs(
                 source,
-                {stream: log_of(form, (text * repeat).encode(), self.folder) for stream, (form, text) in logs.items()},
+                {
+                    stream: log_for(ds, form, (text * repeat).encode(), self.folder)
+                    for stream, (form, text) in logs.items()
+                },
             ),
             writer.pair,
         )
 
     @rule(writer=writers, address=addresses, attempt=attempts, names=st.lists(st.sampled_from([*NAMES, "none"])))
     def pass_down(self, writer: Writers, address: Any, attempt: int, names: Any) -> None:
-        """Some of a done task's artifacts."""
+        """Pass down some of a done task's artifacts."""
         if (address, attempt) in self.done and not self.has_gap(address):
             origin = self.readers(address, attempt=attempt)
             agree(lambda ds: ds.passdown_partial(_side(origin, ds), iter(names)), writer.pair)
 
     @rule(writer=writers, address=addresses, attempt=attempts)
     def clone(self, writer: Writers, address: Any, attempt: int) -> None:
-        """All of a done task's artifacts in the place of the writer's own."""
+        """Take all of a done task's artifacts in the place of the writer's own."""
         if (address, attempt) in self.done and not self.has_gap(address):
             origin = self.readers(address, attempt=attempt)
             agree(lambda ds: ds.clone(_side(origin, ds)), writer.pair)
@@ -208,7 +211,7 @@ class History(RuleBasedStateMachine):
         attempt=attempts,
     )
     def persist(self, writer: Writers, attributes: Any, address: Any, attempt: int) -> None:
-        """What a flow object has, over what its own datastore holds."""
+        """Persist what a flow object has, over what its own datastore holds."""
         if not self.may_write(writer):
             return
         origin = Pair(None, None)
@@ -224,7 +227,7 @@ class History(RuleBasedStateMachine):
 
     @rule(writer=writers, names=st.lists(st.sampled_from(NAMES)))
     def load_while_writing(self, writer: Writers, names: Any) -> None:
-        """A writer reads what it saved or was passed down."""
+        """Let a writer read what it saved or was passed down."""
         agree(lambda ds: sorted(ds.ds_metadata["objects"]), writer.pair)
         for name in names:
             agree(lambda ds, name=name: (name in ds, ds.get(name, "none"), ds[name]), writer.pair)
@@ -240,7 +243,7 @@ class History(RuleBasedStateMachine):
 
     @rule(writer=consumes(writers))
     def forget_writer(self, writer: Writers) -> None:
-        """The last look at a writer."""
+        """Look at a writer for the last time."""
         compare_artifacts(writer.pair, self.keys)
         compare_records(writer.pair, METADATA_NAMES)
 
@@ -255,7 +258,7 @@ class History(RuleBasedStateMachine):
         allow=st.booleans(),
     )
     def scrub(self, address: Any, attempt: int | None, sources: Any, stream: str, override: Any, allow: bool) -> None:
-        """Logs are redacted."""
+        """Redact logs."""
         scrubbers = self.readers(address, attempt=attempt, mode="d", allow_not_done=allow)
         if not isinstance(scrubbers.ours, Raised):
             agree(lambda ds: ds.scrub_logs(sources, stream, attempt_override=override), scrubbers)
@@ -274,7 +277,7 @@ class History(RuleBasedStateMachine):
                     self.read_by_description(address, attempt, readers)
 
     def read_by_description(self, address: Any, attempt: int | None, readers: Pair) -> None:
-        """What ``ds_metadata`` describes is read without a look-up."""
+        """Read what ``ds_metadata`` describes, without a look-up."""
         again = agree(
             lambda flow: flow.get_task_datastore(
                 *address,
@@ -294,7 +297,7 @@ class History(RuleBasedStateMachine):
         prior=st.booleans(),
     )
     def find_run(self, run: str, steps: Any, allow: bool, attempt: Any, prior: bool) -> None:
-        """The tasks of a run; in which order, Metaflow leaves to chance."""
+        """Find the tasks of a run; their order Metaflow leaves to chance."""
         found = agree(
             lambda flow: flow.get_task_datastores(
                 run, steps, allow_not_done=allow, attempt=attempt, include_prior=prior
@@ -316,7 +319,7 @@ class History(RuleBasedStateMachine):
         mode=st.sampled_from(["r", "r", "w", "d"]),
     )
     def find_pathspecs(self, asked: Any, allow: bool, attempt: Any, prior: bool, mode: str) -> None:
-        """The tasks of some pathspecs, as asked: where Metaflow defines an order, in that one."""
+        """Find the tasks of some pathspecs, as asked: where Metaflow defines an order, in that one."""
         pathspecs = ["/".join(address) + slash for address, slash in asked]
         found = agree(
             lambda flow: flow.get_task_datastores(

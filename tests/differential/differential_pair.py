@@ -16,7 +16,7 @@ from differential_values import same
 from metaflow.datastore import FlowDataStore as MetaflowFlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
-from sqlitestore import DataException, FlowDataStore
+from sqlitestore import DataException, FlowDataStore, TaskDataStore
 
 RESERVED = ("attempt.json", "DONE.lock", "data.json")
 SOURCES = ("runtime", "task", "a_b")
@@ -42,6 +42,16 @@ def open_pair(folder: Path, flow_name: str = "Flow", *, number: int = 0, **optio
         flow_name, storage_impl=LocalStorage, ds_root=str(folder / f"metaflow{number}"), **options
     )
     return Pair(theirs, FlowDataStore(flow_name, ds_root=folder / f"ours{number}.db", **options))
+
+
+def write(flow: Any, pathspec: str, artifacts: dict[str, Any], *, attempt: int = 0, done: bool = True) -> Any:
+    """Write a task and return its writer."""
+    writer = flow.get_task_datastore(*pathspec.split("/"), attempt=attempt, mode="w")
+    writer.init_task()
+    writer.save_artifacts(artifacts.items())
+    if done:
+        writer.done()
+    return writer
 
 
 def outcome(call: Callable[[Any], Any], subject: Any) -> Any:
@@ -149,7 +159,7 @@ def compare_artifacts(pair: Pair, keys: KeyPairs, missing: Iterable[str] = ("mis
             agree(lambda ds, options=options: ds.format(**options), pair, masked_text, f"format {options}")
     if reading:
         asked = [*names, *missing, *names]
-        agree(lambda ds: sorted(ds), pair, what="iter")
+        agree(sorted, pair, what="iter")
         agree(str, pair, masked_text, "str")
         for theirs, ours in zip(*agree(lambda ds: ds.keys_for_artifacts(asked), pair, len, "keys"), strict=True):
             keys.check(theirs, ours)
@@ -223,7 +233,7 @@ def compare_readers(pair: Pair, keys: KeyPairs, metadata_names: Iterable[str] = 
     compare_records(pair, metadata_names)
 
 
-def log_of(form: str, data: bytes, folder: Path) -> Any:
+def log_for(datastore: Any, form: str, data: bytes, folder: Path) -> Any:
     """Return the log ``data`` in one of the forms that ``save_logs`` takes."""
     if form == "text":
         return data.decode()
@@ -231,7 +241,7 @@ def log_of(form: str, data: bytes, folder: Path) -> Any:
         stream = io.BytesIO(b"skipped" + data)
         stream.seek(7)
         return stream
-    if form == "path":
+    if form == "path" and isinstance(datastore, TaskDataStore):  # Metaflow leaves the file open: a ResourceWarning
         path = folder / "log.txt"
         path.write_bytes(data)
         return path

@@ -145,7 +145,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "dtype": lambda: np.dtype("<i4"),
     "generator": lambda: np.random.default_rng(0).bit_generator.state,
     "frame": _frame,
-    "empty frame": lambda: pd.DataFrame(),
+    "empty frame": pd.DataFrame,
     "indexed frame": lambda: _frame().set_index(["carrier", "delay"]),
     "series": lambda: pd.Series([1, 2, None], name="größe", dtype="Int64"),
     "index": lambda: pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["x", None]),
@@ -207,7 +207,7 @@ json_values = st.recursive(
 """Values that JSON can hold."""
 
 
-def same(one: Any, other: Any, depth: int = 0) -> bool:
+def same(one: Any, other: Any, depth: int = 0) -> bool:  # noqa: PLR0911 - a case for each kind of value
     """Return whether two values are of the same type and content; NaN is like NaN, 0.0 unlike -0.0."""
     if type(one) is not type(other) or depth > 20:
         return type(one) is type(other)  # a cycle this deep is the same cycle
