@@ -47,9 +47,21 @@ def dump(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
         connection.set_busy_timeout(60_000)
         with connection:
             names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-            return {name: sorted(connection.execute(f'SELECT * FROM "{name}"'), key=repr) for name in sorted(names)}
+            return {name: sorted(_rows_of(connection, name), key=repr) for name in sorted(names)}
     finally:
         connection.close()
+
+
+def _rows_of(connection: apsw.Connection, table: str) -> list[tuple[Any, ...]]:
+    # As bytes where it is text: damage can make text that is no Unicode.
+    columns = [
+        f'iif(typeof("{row[1]}") = \'text\', CAST("{row[1]}" AS BLOB), "{row[1]}")' for row in _info(connection, table)
+    ]
+    return connection.execute(f'SELECT {", ".join(columns)} FROM "{table}"').fetchall()
+
+
+def _info(connection: apsw.Connection, table: str) -> list[tuple[Any, ...]]:
+    return connection.execute(f'PRAGMA table_info("{table}")').fetchall()
 
 
 def rows(path: str | os.PathLike[str], statement: str, bindings: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
