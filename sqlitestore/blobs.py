@@ -45,6 +45,8 @@ SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
 SELECT_CHUNKS_OF = "SELECT chunk FROM blob_chunk WHERE blob = ? ORDER BY position"
+SELECT_CHUNKS_BY_KEY = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
+ ORDER BY c.position"""
 INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 
 Payload: TypeAlias = Callable[[WriteFile], object]
@@ -85,6 +87,7 @@ class Blobs:
         The iterable may run any code: no transaction is open while it does. If it raises, blobs of earlier
         transactions stay, referenced by nothing and so harmless.
         """
+        self._database.check_open()
         stored: list[StoredBlob] = []
         small = _SmallBatch(self, self._database)
         given = iter(keys)
@@ -120,6 +123,7 @@ class Blobs:
 
     def load(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield each key with its blob, in order, duplicates included. Raises BlobNotFound at a key that is missing."""
+        self._database.check_open()
         keys = list(keys)
         for start in range(0, len(keys), KEYS_AT_ONCE):
             some = keys[start : start + KEYS_AT_ONCE]
@@ -150,9 +154,9 @@ class Blobs:
                 connection.execute("PRAGMA secure_delete=OFF")
 
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
-        blob_id, size, codec, stored = row
+        _, size, codec, stored = row
         if codec is None:
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (blob_id,))))
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_BY_KEY, (key_of(key),))))
             return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
         if not 0 <= size <= MAX_INLINE:
             raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")
@@ -362,8 +366,8 @@ class _ChunkStream:
 
     def _compare(self, key: bytes, size: int) -> None:
         """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
-        for blob_id, _, codec, _ in self._database.query(SELECT_BLOB, (key,)):
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (blob_id,))))
+        for _, _, codec, _ in self._database.query(SELECT_BLOB, (key,)):
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_BY_KEY, (key,))))
             if codec is None and chunks == self._order:
                 return
             with (

@@ -22,12 +22,26 @@ from sqlitestore.errors import StoreClosed
 class Handle:
     """A connection, the lock held while it is in use, and how deep its transaction is nested."""
 
-    __slots__ = ("__weakref__", "connection", "depth", "lock")
+    __slots__ = ("connection", "depth", "lock")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         self.lock = threading.RLock()
         self.depth = 0
+
+
+class _Owned:
+    """Lives in a thread's local storage and ends with the thread, which is when its connection closes.
+
+    The connection itself may live on, in the traceback of an error that somebody keeps.
+    """
+
+    def __init__(self, connections: Connections, handle: Handle) -> None:
+        self._connections = connections
+        self.handle = handle
+
+    def __del__(self) -> None:
+        self._connections.thread_ended(self.handle)
 
 
 class Connections:
@@ -42,21 +56,21 @@ class Connections:
         self._open_connection = open_connection
         self._opening = threading.RLock()
         self._local = threading.local()
-        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._handles: set[Handle] = set()
         self._at_fork: list[Handle] = []
         self._closed_because = ""
         _all_connections.add(self)
 
     def handle(self) -> Handle:
         """Return this thread's handle. Raises StoreClosed after ``close``, or what opening raises."""
-        handle: Handle | None = getattr(self._local, "handle", None)
-        if handle is None:
+        owned: _Owned | None = getattr(self._local, "owned", None)
+        if owned is None:
             with self._opening:
                 self.check_open()
-                handle = Handle(self._open_connection())
-                self._handles.add(handle)
-            self._local.handle = handle
-        return handle
+                owned = _Owned(self, Handle(self._open_connection()))
+                self._handles.add(owned.handle)
+                self._local.owned = owned
+        return owned.handle
 
     def check_open(self) -> None:
         """Raise StoreClosed if the connections were closed."""
@@ -65,9 +79,15 @@ class Connections:
 
     def discard(self, handle: Handle) -> None:
         """Close this thread's connection; the next use opens a new one."""
-        self._local.handle = None
+        self._local.owned = None
         self._handles.discard(handle)
         handle.connection.close(True)  # noqa: FBT003 - apsw takes it by position
+
+    def thread_ended(self, handle: Handle) -> None:
+        """Close the connection of a thread that has ended; a fork under way decides about it by itself."""
+        if handle not in self._at_fork:
+            self._handles.discard(handle)
+            handle.connection.close(True)  # noqa: FBT003
 
     def close(self) -> None:
         """Close every thread's connection, each when its transaction has ended. Closing twice is fine."""
@@ -76,11 +96,11 @@ class Connections:
             for handle in list(self._handles):
                 with handle.lock:
                     handle.connection.close(True)  # noqa: FBT003
-            self._handles = weakref.WeakSet()
+            self._handles = set()
             self._local = threading.local()
 
     def before_fork(self) -> None:
-        """Wait for the transactions of the other threads. References are kept: a dying thread must not close one."""
+        """Wait for the transactions of the other threads. In the child these threads end, but must not close theirs."""
         self._opening.acquire()
         self._at_fork = list(self._handles)
         for handle in self._at_fork:
@@ -104,10 +124,10 @@ class Connections:
             else:
                 handle.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 handle.connection.close(True)  # noqa: FBT003
-        self._at_fork = []
         self._opening = threading.RLock()
         self._local = threading.local()
-        self._handles = weakref.WeakSet()
+        self._handles = set()
+        self._at_fork = []
 
 
 _all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()

@@ -83,6 +83,10 @@ class Database:
         """Close all connections, those of other threads included. A second call does nothing."""
         self._finalizer()
 
+    def check_open(self) -> None:
+        """Raise StoreClosed after ``close``."""
+        self._connections.check_open()
+
     def query(self, statement: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of one SELECT. One statement sees one snapshot; nothing stays open afterwards."""
         handle = self._connections.handle()

@@ -2,6 +2,9 @@
 
 Two tables that one might expect are not there, because a small task pays a page for every b-tree that it touches
 (measured: 8 of them cost half the speed): a task is a group of rows of ``attempt``, and its names stand there.
+
+Chunk ids are never used again (AUTOINCREMENT): a writer remembers the ids of chunks that it found, and must not, when
+one was deleted meanwhile, reference another's bytes in its place.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ FORMAT_1 = {
   CHECK ((codec IS NULL) = (bytes IS NULL))
 ) STRICT""",
     "chunk": """CREATE TABLE chunk(
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   digest BLOB NOT NULL UNIQUE,
   size INTEGER NOT NULL CHECK (size > 0),
   codec INTEGER NOT NULL,
@@ -134,10 +137,9 @@ MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {}
 
 INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"
 SELECT_KIND = "SELECT kind FROM store"
-# ANALYZE of a stock sqlite3 adds its statistics tables; they are SQLite's own and harmless.
-SELECT_SCHEMA = (
-    "SELECT name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]'"
-)
+# SQLite's own: what AUTOINCREMENT needs, and the statistics that ANALYZE of a stock sqlite3 adds.
+SELECT_SCHEMA = """SELECT name, sql FROM sqlite_schema
+ WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]' AND name != 'sqlite_sequence'"""
 
 
 def prepare(connection: apsw.Connection, path: str, *, writable: bool, create_tables: bool = True) -> str:
