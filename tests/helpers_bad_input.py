@@ -34,7 +34,7 @@ def read(path: str, run_id: str = "1") -> list[Any]:
 
 
 def fill_the_disk(path: str, limit: int = 0) -> dict[str, Any]:
-    """Save until there is no room (``limit`` [bytes] of a file, 0: the disk's); then see what is left and still works."""
+    """Save until there is no room (``limit`` [bytes] of a file, 0: the disk's); see what is left and still works."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         save_task(flow, "1", before="kept", noise=incompressible(300_000))
     if limit:
@@ -66,7 +66,6 @@ def fill_the_disk(path: str, limit: int = 0) -> dict[str, Any]:
         "unfinished": unfinished,
         "still": still,
         "again": again,
-        "files": os.listdir(os.path.dirname(path)),
     }
 
 

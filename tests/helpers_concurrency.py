@@ -95,7 +95,8 @@ def race_for_done(path: str, processes: int, threads: int, rounds: int) -> list[
                         continue
                     os.write(writing, f"{number}\n".encode())
 
-            in_threads([lambda who=f"{os.getpid()}-{thread}": run_once(who) for thread in range(threads)])
+            me = os.getpid()
+            in_threads([lambda who=f"{me}-{thread}": run_once(who) for thread in range(threads)])
 
     wait_for(*(fork(race) for _ in range(processes)))
     os.close(writing)

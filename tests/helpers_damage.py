@@ -6,6 +6,7 @@ from typing import Any
 
 from helpers_memory import peak_above
 from helpers_store import FLOW, incompressible, save_task, tampering
+
 from sqlitestore import DataException, FlowDataStore
 from sqlitestore.codecs import RAW, ZSTD, zstd
 

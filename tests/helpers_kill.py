@@ -9,6 +9,7 @@ import time
 
 from helpers_processes import fork
 from helpers_store import FLOW, assert_sound, incompressible, rows, save_task
+
 from sqlitestore import FlowDataStore, TaskNotFound
 
 
@@ -44,7 +45,7 @@ def kill_again_and_again(path: str, kills: int, seed: int) -> dict[str, int]:
 
 
 def _write(path: str, who: str, words: int) -> None:
-    """Save tasks and data until killed; say what was acknowledged, in lines short enough that a pipe keeps them whole."""
+    """Save tasks and data until killed; say what was acknowledged, in lines that a pipe keeps whole."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         os.write(words, b"start\n")
         for number in range(10**6):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-
 from helpers_store import FLOW, save_task
+
 from sqlitestore import FlowDataStore
 
 MIB = 2**20
@@ -66,19 +66,20 @@ def artifact(path: str, size: int, kind: str) -> dict[str, Any]:
     with FlowDataStore(FLOW, ds_root=path) as flow:
         save_task(flow, "0", warm=np.arange(200_000), frame=_object(80_000, "frame"))
         flow.get_task_datastore("0", "a", "1").to_dict()
-        made: list[Any] = []
-        own = peak_above(lambda: made.append(_object(size, kind)))
-        thing = made.pop()
-        if kind not in {"deep list"}:
-            own = size
-        saving = peak_above(lambda: save_task(flow, "1", thing=thing))
-        again = peak_above(lambda: save_task(flow, "2", thing=thing))
-        check = _digest(thing)
-        del thing
+        things: list[Any] = []
+        made = peak_above(lambda: things.append(_object(size, kind)))
+        saving = peak_above(lambda: save_task(flow, "1", thing=things[0]))
+        again = peak_above(lambda: save_task(flow, "2", thing=things[0]))
+        expected = _digest(things.pop())
         reader = flow.get_task_datastore("1", "a", "1")
-        loading = peak_above(lambda: made.append(reader["thing"]))
-        same = _digest(made[0]) == check
-    return {"saving": saving, "again": again, "loading": loading - own, "same": same}
+        loading = peak_above(lambda: things.append(reader["thing"]))
+        same = _digest(things[0]) == expected
+    return {
+        "saving": saving,
+        "again": again,
+        "loading": loading - (made if kind == "deep list" else size),
+        "same": same,
+    }
 
 
 def _digest(thing: Any) -> str:
@@ -106,14 +107,12 @@ def data(path: str, size: int) -> dict[str, Any]:
     """Save bytes by ``save_data`` and load them; return the memory that both took beyond them."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         dict(flow.load_data([key for _, key in flow.save_data([bytes(1_000_000)])]))
-        blob = _object(size, "bytes")
+        blobs: list[bytes] = [_object(size, "bytes")]
         saved: list[tuple[str, str]] = []
-        saving = peak_above(lambda: saved.extend(flow.save_data([blob])))
-        check = _digest(blob)
-        del blob
-        loaded: list[bytes] = []
-        loading = peak_above(lambda: loaded.extend(found for _, found in flow.load_data([key for _, key in saved])))
-        same = _digest(loaded[0]) == check
+        saving = peak_above(lambda: saved.extend(flow.save_data(blobs)))
+        expected = _digest(blobs.pop())
+        loading = peak_above(lambda: blobs.extend(found for _, found in flow.load_data([key for _, key in saved])))
+        same = _digest(blobs[0]) == expected
     return {"saving": saving, "loading": loading - size, "same": same}
 
 

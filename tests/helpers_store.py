@@ -13,6 +13,9 @@ from sqlitestore import FlowDataStore
 
 FLOW = "TestFlow"
 
+READ_ONLY, WRITABLE = 0o555, 0o755
+"""Permissions of a folder."""
+
 
 def save_task(
     flow: FlowDataStore, run: str = "1", step: str = "a", task: str = "1", attempt: int = 0, **artifacts: Any
@@ -41,12 +44,17 @@ def incompressible(size: int, seed: int = 1) -> bytes:
 
 
 def dump(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all rows of all tables, by a connection that is not ours."""
+    """Return all rows of all our tables, by a connection that is not ours."""
     connection = apsw.Connection(os.fspath(path))
     try:
         connection.set_busy_timeout(60_000)
         with connection:
-            names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            names = [
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
+                )
+            ]
             return {name: sorted(_rows_of(connection, name), key=repr) for name in sorted(names)}
     finally:
         connection.close()
@@ -75,7 +83,7 @@ def rows(path: str | os.PathLike[str], statement: str, bindings: tuple[Any, ...]
 
 
 def roots(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of the tables that say what there is: all but those of blobs, which may lie about unreferenced."""
+    """Return the rows of the tables that say what there is: all but those of blobs, which may be unreferenced."""
     return {name: found for name, found in dump(path).items() if name not in {"blob", "chunk", "blob_chunk"}}
 
 
@@ -98,7 +106,7 @@ def beside(path: str | os.PathLike[str]) -> list[str]:
 
 @contextmanager
 def tampering(path: str | os.PathLike[str]) -> Iterator[apsw.Connection]:
-    """Give a connection for which the file has no constraints, types or foreign keys; the schema is put back at the end.
+    """Give a connection for which the file has no constraints, types or foreign keys, until the end.
 
     So a row can take any form that a damaged page could give it.
     """

@@ -52,9 +52,7 @@ def test_an_array_that_all_save_at_once_is_stored_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pieces", [64, pytest.param(600, marks=pytest.mark.long)])
 def test_a_large_save_blocks_nobody_for_longer_than_one_bounded_transaction(tmp_path: Path, pieces: int) -> None:
-    """While one artifact is being saved, another process reads and finishes tasks, at any moment; its data come in
-    transactions of bounded size.
-    """  # noqa: D205
+    """While an artifact is being saved, others read and finish tasks; its data come in bounded transactions."""
     path = str(tmp_path / "runs.db")
     with start(helpers_concurrency.save_much, path, pieces) as saver:
         assert saver.stdin is not None

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import gc
-import json
-import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import apsw
 import helpers_bad_input
 import pytest
 from helpers_processes import result_of, run, start
-from helpers_store import FLOW, assert_sound, beside, dump, incompressible, make_store, rows, save_task
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers_store import (
+    FLOW,
+    READ_ONLY,
+    WRITABLE,
+    assert_sound,
+    beside,
+    dump,
+    incompressible,
+    make_store,
+    rows,
+    save_task,
+)
 
 from sqlitestore import FlowDataStore, SQLiteStorage, StoreMissing, StoreReadOnly
 from sqlitestore.location import VARIABLE, resolve_root
-from sqlitestore.mounts import is_network_file_system
 
 # Where the file is
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder of the test's own, two levels deep, and no variable that names a store."""
+    """Work in a folder of the test's own, two levels deep, without a variable that names a store."""
     monkeypatch.delenv(VARIABLE, raising=False)
     folder = tmp_path / "project" / "notebooks"
     folder.mkdir(parents=True)
@@ -116,14 +119,14 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
     make_store(path)
     assert os.listdir(path.parent) == [name]
     os.chmod(path, 0o444)
-    os.chmod(path.parent, 0o555)
+    path.parent.chmod(READ_ONLY)
     try:
         assert run(helpers_bad_input.read, str(path), unprivileged=True) == [
             [["text"], ["text"], ["large"]],
             "store_read_only",
         ]
     finally:
-        os.chmod(path.parent, 0o755)
+        path.parent.chmod(WRITABLE)
     assert os.listdir(path.parent) == [name]
 
 
@@ -143,11 +146,11 @@ def test_two_slashes_at_the_front_are_one(tmp_path: Path) -> None:
     """POSIX lets them mean something else; on Linux they do not, and in a URI they would name a host."""
     path = make_store(tmp_path / "runs.db")
     os.chmod(path, 0o444)
-    os.chmod(tmp_path, 0o555)
+    tmp_path.chmod(READ_ONLY)
     try:
         found, kind = run(helpers_bad_input.read, "/" + path, unprivileged=True)
     finally:
-        os.chmod(tmp_path, 0o755)
+        tmp_path.chmod(WRITABLE)
     assert (len(found), kind) == (3, "store_read_only")
 
 
@@ -181,7 +184,7 @@ def test_what_can_only_be_read_opens_for_reading(tmp_path: Path, file_mode: int,
     try:
         outcome = run(helpers_bad_input.read, path, unprivileged=True)
     finally:
-        os.chmod(tmp_path, 0o755)
+        tmp_path.chmod(WRITABLE)
     assert outcome == [[["text"], ["text"], ["large"]], "store_read_only"]
     assert Path(path).read_bytes() == before
     assert beside(path) == ["runs.db"]
@@ -277,122 +280,6 @@ def test_a_copied_file_is_the_same_store(tmp_path: Path) -> None:
     assert dump(copy) == dump(path)
     with FlowDataStore(FLOW, ds_root=copy) as flow:
         assert len(flow.get_latest_task_datastores("1")) == 3
-
-
-# Metadata
-
-
-@pytest.fixture(scope="module")
-def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowDataStore]:
-    """One store for all examples."""
-    with FlowDataStore(FLOW, ds_root=tmp_path_factory.mktemp("metadata") / "runs.db") as opened:
-        yield opened
-
-
-class Text(str):
-    """A subclass, as JSON accepts them."""
-
-    __slots__ = ()
-
-
-_scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-(10**400), 10**400), st.floats(), st.text(),
-    st.text(st.characters()), st.text(st.sampled_from("\ud800\udfff\0\x1b\u2028'\"\\é🎉")), st.text().map(Text),
-)  # fmt: skip
-_keys = st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none())
-_json = st.recursive(
-    _scalars, lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(_keys, inner), max_leaves=20
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(_json)
-def test_metadata_gives_back_what_json_would(flow: FlowDataStore, value: Any) -> None:
-    """Whatever ``json.dumps`` takes: integers of any length, NaN, surrogates, keys that are no text."""
-    writer = flow.get_task_datastore("1", "a", "1", attempt=0, mode="w")
-    writer.init_task()
-    writer.save_metadata({"value": value, "again": [value]})
-    reader = flow.get_task_datastore("1", "a", "1", attempt=0, allow_not_done=True)
-    expected = json.loads(json.dumps(value))
-    loaded = reader.load_metadata(["value", "again", "missing"])
-    assert repr(loaded) == repr({"value": expected, "again": [expected], "missing": None})
-
-
-def test_metadata_floats_are_exact(flow: FlowDataStore) -> None:
-    """The smallest, the largest, and what is no number."""
-    values = [5e-324, 1.7976931348623157e308, 0.1 + 0.2, -0.0, math.inf, -math.inf]
-    writer = flow.get_task_datastore("2", "a", "1", attempt=0, mode="w")
-    writer.init_task()
-    writer.save_metadata({"values": values})
-    reader = flow.get_task_datastore("2", "a", "1", attempt=0, allow_not_done=True)
-    assert reader.load_metadata(["values"]) == {"values": values}
-
-
-# Network file systems
-
-MOUNTS = r"""/dev/sda / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-/dev/sdb /home/local\040disk xfs rw 0 0
-//nas/data /mnt/nas cifs rw 0 0
-user@host: /mnt/ssh fuse.sshfs rw 0 0
-server:/old /mnt/changed nfs rw 0 0
-/dev/sdc /mnt/changed ext4 rw 0 0
-tmpfs /homework tmpfs rw 0 0
-broken line
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("/data/runs.db", False),
-        ("/home/me/runs.db", True),
-        ("/home/local disk/runs.db", False),
-        ("/home/local disks/runs.db", True),
-        ("/homework/runs.db", False),
-        ("/mnt/nas/a/b/runs.db", True),
-        ("/mnt/ssh/runs.db", True),
-        ("/mnt/changed/runs.db", False),
-        ("\\\\server\\share\\runs.db", True),
-    ],
-)
-def test_network_file_systems_are_told_by_the_mount_table(tmp_path: Path, path: str, expected: bool) -> None:
-    """The longest mount point counts, and of equal ones the last."""
-    table = tmp_path / "mounts"
-    table.write_text(MOUNTS)
-    assert is_network_file_system(path, str(table)) is expected
-    assert is_network_file_system("/home/me/runs.db", str(tmp_path / "missing")) is False
-
-
-@pytest.mark.parametrize(
-    ("network", "asked", "expected"), [(False, None, "wal"), (True, None, "delete"), (False, "delete", "delete")]
-)
-def test_the_log_is_used_only_where_it_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool, asked: Any, expected: str
-) -> None:
-    """On network file systems, or when asked to, the rollback journal takes its place; all works the same."""
-    monkeypatch.setattr("sqlitestore.database.is_network_file_system", lambda path: network)
-    path = str(tmp_path / "runs.db")
-    with FlowDataStore(FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, journal_mode=asked)) as flow:
-        save_task(flow, x=1, noise=incompressible(500_000))
-        assert (beside(path) == ["runs.db"]) == (expected == "delete")
-        connection = apsw.Connection(path)
-        assert connection.pragma("journal_mode") == expected
-        connection.close()
-        assert flow.get_task_datastore("1", "a", "1")["noise"] == incompressible(500_000)
-    assert beside(path) == ["runs.db"]
-
-
-def test_a_store_moves_between_journal_modes(tmp_path: Path) -> None:
-    """A file written on a local disk is opened on a network volume, and back."""
-    path = str(tmp_path / "runs.db")
-    for number, mode in enumerate(("wal", "delete", "wal")):
-        with FlowDataStore(
-            FLOW, ds_root=path, storage_impl=lambda root, m=mode: SQLiteStorage(root, journal_mode=m)
-        ) as flow:
-            save_task(flow, task=str(number), x=number)
-            assert [task["x"] for task in flow.get_latest_task_datastores("1")] == list(range(number + 1))
-        assert beside(path) == ["runs.db"]
 
 
 def test_writing_to_a_file_that_can_only_be_read_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import helpers_fork
+import helpers_fork_threads
 import pytest
 from helpers_processes import run
 from helpers_store import FLOW, assert_sound, loose_chunks
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[str]:
-    """A file that must be sound, and alone in its folder, when the test has ended."""
+    """Give a file that must be sound, and alone in its folder, when the test has ended."""
     path = str(tmp_path / "runs.db")
     yield path
     assert sorted(os.listdir(tmp_path)) == [name for name in ("runs.db", "runs.db.other") if (tmp_path / name).exists()]
@@ -63,29 +64,29 @@ def test_children_of_children(path: str) -> None:
 @pytest.mark.parametrize(("threads", "forks"), [(4, 12), pytest.param(8, 200, marks=pytest.mark.long)])
 def test_forking_while_other_threads_are_inside_transactions(path: str, threads: int, forks: int) -> None:
     """The child starts between transactions, of all stores of the process."""
-    assert run(helpers_fork.fork_among_threads, path, threads, forks, 1, timeout=600)[0] >= 2 * forks
+    assert run(helpers_fork_threads.fork_among_threads, path, threads, forks, 1, timeout=600)[0] >= 2 * forks
 
 
 def test_several_threads_fork_at_the_same_time(path: str) -> None:
     """As executors do that start processes on demand."""
-    assert run(helpers_fork.fork_among_threads, path, 2, 10, 3, timeout=30)[0] >= 60
+    assert run(helpers_fork_threads.fork_among_threads, path, 2, 10, 3, timeout=30)[0] >= 60
 
 
 @pytest.mark.parametrize("module", ["pyfastcdc"])
 def test_forking_during_an_import(path: str, module: str) -> None:
     """What is imported late to start fast must not stay half imported in a child, which would wait for it for ever."""
-    assert run(helpers_fork.fork_during_an_import, path, module, timeout=45) == [1, 2]
+    assert run(helpers_fork_threads.fork_during_an_import, path, module, timeout=45) == [1, 2]
 
 
 def test_forking_during_the_search_for_serializers(path: str) -> None:
     """Nor may the lock around that search stay locked."""
-    assert run(helpers_fork.fork_during_the_search_for_serializers, path, timeout=45) == [1, 2]
+    assert run(helpers_fork_threads.fork_during_the_search_for_serializers, path, timeout=45) == [1, 2]
 
 
 @pytest.mark.parametrize("forks", [25, pytest.param(500, marks=pytest.mark.long)])
 def test_forking_while_threads_come_and_go(path: str, forks: int) -> None:
     """A thread that ends closes its connection; a fork in the middle of that must not leave a lock in the child."""
-    assert run(helpers_fork.fork_while_threads_end, path, forks, timeout=600) == forks
+    assert run(helpers_fork_threads.fork_while_threads_end, path, forks, timeout=600) == forks
 
 
 def test_forking_in_the_middle_of_a_save(path: str) -> None:

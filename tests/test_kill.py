@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 import helpers_kill
+import pytest
 from helpers_processes import run
 from helpers_store import assert_sound, beside
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(12, 1), pytest.param(150, 2, marks=pytest.mark.long)])
 def test_killed_writers_leave_whole_tasks_or_none(tmp_path: Path, kills: int, seed: int) -> None:
-    """Each time: integrity and foreign keys in order, done tasks whole, all others not done, every blob complete,
-    whatever was acknowledged is there, and writing goes on.
-    """  # noqa: D205
+    """Integrity and foreign keys in order, every blob complete, what was acknowledged there; and writing goes on."""
     path = str(tmp_path / "runs.db")
     seen = run(helpers_kill.kill_again_and_again, path, kills, seed, timeout=3000)
     assert seen["done"] > kills

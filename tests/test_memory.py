@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import helpers_memory
+import pytest
 from helpers_processes import run
 from helpers_store import rows
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures in /pr
 
 
 def _check(outcome: dict[str, Any]) -> None:
-    print({name: value if name == "same" else f"{value / 2**20:.1f} MiB" for name, value in outcome.items()})  # noqa: T201
+    print({name: value if name == "same" else f"{value / 2**20:.1f} MiB" for name, value in outcome.items()})
     assert outcome["same"]
     assert {name: value for name, value in outcome.items() if name != "same" and value >= LIMIT} == {}
 
