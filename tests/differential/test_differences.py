@@ -259,6 +259,23 @@ def test_names_that_no_file_could_have_are_refused(flows: Pair, name: Any) -> No
     assert not writer.has_metadata("good")
 
 
+def test_names_that_come_with_another_stores_task_are_checked_too(flows: Pair) -> None:
+    """A name that ``save_artifacts`` refuses does not get in by ``clone`` or ``passdown_partial`` either."""
+    write(flows.theirs, "1/s/1", {"a/b\n": 1})
+    origin = flows.theirs.get_task_datastore("1", "s", "1")
+    for number, take in enumerate((lambda ds: ds.clone(origin), lambda ds: ds.passdown_partial(origin, list(origin)))):
+        writer = write(flows.ours, f"1/s/{number}", {}, done=False)
+        writer.transfer_artifacts(origin)
+        with pytest.raises(InvalidName):
+            _take_and_finish(writer, take)
+    assert flows.ours.get_task_datastores("1") == []
+
+
+def _take_and_finish(writer: Any, take: Any) -> None:
+    take(writer)
+    writer.done()
+
+
 # Blobs
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from differential_machine import Flow
 from differential_pair import KeyPairs, Pair, Raised, agree, compare_artifacts, open_pair, where, write
+from differential_values import OBJECTS
+from metaflow.client.filecache import FileBlobCache, FileCache, TaskMetadataCache
 from metaflow.datastore.flow_datastore import MetadataCache as TheirMetadataCache
 from metaflow.datastore.inputs import Inputs as TheirInputs
 from metaflow.parameters import Parameter
@@ -55,6 +57,33 @@ def test_a_provider_is_told_the_same(tmp_path: Path) -> None:
         assert {(each.ds_type, each.ds_root) for each in providers.ours.last} == {
             (flows.ours.TYPE, flows.ours.datastore_root)
         }
+    finally:
+        for pair in pairs:
+            pair.ours.close()
+
+
+def test_a_provider_that_fails_can_be_told_again(tmp_path: Path) -> None:
+    """``done`` raises what the provider raised; calling it again registers, and the task is done once."""
+
+    class Failing(Provider):
+        def register_metadata(self, run_id: str, step_name: str, task_id: str, metadata: Any) -> None:
+            super().register_metadata(run_id, step_name, task_id, metadata)
+            if len(self.calls) == 1:
+                raise ConnectionError
+
+    providers = Pair(Failing(), Failing())
+    pairs = [open_pair(tmp_path, metadata=provider) for provider in providers]
+    flows = Pair(pairs[0].theirs, pairs[1].ours)
+    try:
+        for flow in flows:
+            writer = write(flow, "1/s/1", {"x": 1}, done=False)
+            with pytest.raises(ConnectionError):
+                writer.done()
+            writer.done()
+        assert [[call[0] for call in provider.calls] for provider in providers] == [
+            ["metadata", "metadata", "artifacts"]
+        ] * 2
+        agree(lambda flow: flow.get_task_datastore("1", "s", "1")["x"], flows)
     finally:
         for pair in pairs:
             pair.ours.close()
@@ -216,6 +245,21 @@ def test_what_a_metadata_cache_holds_is_what_is_read(flows: Pair, metadata_cache
     for flow in flows:
         flow.set_metadata_cache(None)
     agree(lambda flow: list(flow.get_task_datastore("1", "s", "1", attempt=0)), flows)
+
+
+def test_metaflows_own_caches_work_with_ours(flows: Pair, tmp_path: Path) -> None:
+    """The file caches of its client keep blobs and descriptions of ours, and give them back to a later reader."""
+    for flow in flows:
+        write(flow, "1/s/1", {word: make() for word, make in OBJECTS.items()})
+        files = FileCache(cache_dir=str(tmp_path / "cache"), max_size=10**9)
+        place = (flow.TYPE, flow.datastore_root, flow.flow_name)
+        flow.set_metadata_cache(TaskMetadataCache(files, *place))
+        flow.ca_store.set_blob_cache(FileBlobCache(files, FileCache.flow_ds_id(*place)))
+    keys = KeyPairs()
+    for _ in range(2):
+        readers = agree(lambda flow: flow.get_task_datastore("1", "s", "1", attempt=0), flows, where)
+        compare_artifacts(readers, keys)
+    assert list((tmp_path / "cache").rglob("*.blob"))
 
 
 # Spin
