@@ -299,8 +299,9 @@ def _closed(path: str) -> dict[str, Callable[[], Any]]:
     reader, untouched = (flow.get_latest_task_datastores("1", ["b"])[0] for _ in range(2))
     scrubber, writer = flow.get_task_datastore("1", "b", "1", mode="d"), _writer(flow)
     artifacts, data = reader.load_artifacts(["large", "large"]), flow.load_data([*keys, *keys])
-    next(artifacts)
-    next(data)
+    small = flow.load_data([*keys[:2], *keys[:2]])
+    for iterator in (artifacts, data, small):
+        next(iterator)
     opened = flow.ca_store.open_blob(keys[2])
     flow.close()
     flow.close()
@@ -318,6 +319,7 @@ def _closed(path: str) -> dict[str, Callable[[], Any]]:
         "opened blob": opened.__enter__().read,
         "half consumed artifacts": lambda: list(artifacts),
         "half consumed data": lambda: list(data),
+        "half consumed small data": lambda: list(small),
         "artifact": lambda: reader["large"],
         "first artifact": lambda: untouched["large"],
         "items": untouched.items,

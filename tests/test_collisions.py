@@ -175,8 +175,11 @@ def test_chunks_made_to_collide_are_never_shared(flow: FlowDataStore, monkeypatc
     assert loose_chunks(flow.datastore_root) == 0
 
 
-def test_damage_found_while_saving_is_an_error_too(path: str) -> None:
+def test_damage_found_while_saving_is_an_error_too(tmp_path: Path) -> None:
     """Deduplication against a damaged chunk must not share it."""
+    path = tmp_path / "runs.db"
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        save_task(flow, large=LARGE + b"1")
     with tampering(path) as connection:
         connection.execute("UPDATE chunk SET bytes = zeroblob(length(bytes)), codec = ?", (RAW,))
     with FlowDataStore(FLOW, ds_root=path) as flow:

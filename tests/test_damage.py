@@ -125,7 +125,7 @@ DAMAGES: dict[str, tuple[str, set[str]]] = {
     "artifact renamed": ("UPDATE artifact SET name = 'other' WHERE name = 'number'", ALL_OF_A_TASK),
     "artifacts of another": (SWAP.replace("TABLE", "artifact"), ALL_OF_A_TASK),
     "artifact of another": (
-        "DELETE FROM artifact WHERE attempt = 1 AND name = 'number'; UPDATE artifact SET attempt = 1 WHERE name = 'number'",
+        "DELETE FROM artifact WHERE attempt = 1 AND size < 9; UPDATE artifact SET attempt = 1 WHERE name = 'number'",
         ALL_OF_A_TASK,
     ),
     "artifact's blob": (
