@@ -40,12 +40,11 @@ SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS ask
 HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
 INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
 INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
-DELETE_BLOB = "DELETE FROM blob WHERE id = ?"
+DELETE_BLOB = "DELETE FROM blob WHERE key = ?"
 SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
-SELECT_CHUNKS_OF = "SELECT chunk FROM blob_chunk WHERE blob = ? ORDER BY position"
-SELECT_CHUNKS_BY_KEY = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
+SELECT_CHUNKS_OF = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
  ORDER BY c.position"""
 INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 
@@ -138,15 +137,15 @@ class Blobs:
         """Return for each key whether its blob is complete in the store."""
         return [bool(row[0]) for row in self._database.query(HAS_BLOBS, (json.dumps(list(keys)),))]
 
-    def discard(self, blob_ids: Iterable[int]) -> None:
+    def discard(self, keys: Iterable[str]) -> None:
         """Delete blobs that nothing references, and chunks that only they used, overwriting their bytes with zeros."""
         with self._database.write() as connection:
             connection.execute("PRAGMA secure_delete=ON")
             try:
-                for blob_id in blob_ids:
-                    chunks = connection.execute(SELECT_CHUNKS_OF, (blob_id,)).fetchall()
+                for key in keys:
+                    chunks = connection.execute(SELECT_CHUNKS_OF, (key_of(key),)).fetchall()
                     try:
-                        connection.execute(DELETE_BLOB, (blob_id,))
+                        connection.execute(DELETE_BLOB, (key_of(key),))
                     except apsw.ConstraintError:
                         continue  # something else has the same content
                     connection.executemany(DELETE_CHUNK, chunks)
@@ -156,7 +155,7 @@ class Blobs:
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
         _, size, codec, stored = row
         if codec is None:
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_BY_KEY, (key_of(key),))))
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key_of(key),))))
             return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
         if not 0 <= size <= MAX_INLINE:
             raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")
@@ -367,7 +366,7 @@ class _ChunkStream:
     def _compare(self, key: bytes, size: int) -> None:
         """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
         for _, _, codec, _ in self._database.query(SELECT_BLOB, (key,)):
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_BY_KEY, (key,))))
+            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key,))))
             if codec is None and chunks == self._order:
                 return
             with (

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from sqlitestore.forking import unforked
+
 SMALLEST = 128 * 1024
 AVERAGE = 256 * 1024
 LARGEST = 1024 * 1024
@@ -61,7 +63,8 @@ class Chunker:
 
 @cache
 def _chunker() -> Any:
-    from pyfastcdc import FastCDC  # 15 ms, and only needed for the first large blob
+    with unforked():
+        from pyfastcdc import FastCDC  # 15 ms, and only needed for the first large blob
 
     return FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
 

@@ -9,7 +9,7 @@ transaction, and in the child close every inherited connection in a way that tou
 from __future__ import annotations
 
 import ctypes
-import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import apsw
 
 from sqlitestore.errors import StoreClosed
+from sqlitestore.forking import take_part
 
 
 class Handle:
@@ -59,7 +60,10 @@ class Connections:
         self._handles: set[Handle] = set()
         self._at_fork: list[Handle] = []
         self._closed_because = ""
-        _all_connections.add(self)
+        self._closes_at_exit = False
+        self.writers = threading.Lock()
+        """Threads of one process queue here in order of arrival, rather than poll SQLite's lock against each other."""
+        take_part(self)
 
     def handle(self) -> Handle:
         """Return this thread's handle. Raises StoreClosed after ``close``, or what opening raises."""
@@ -70,7 +74,15 @@ class Connections:
                 owned = _Owned(self, Handle(self._open_connection()))
                 self._handles.add(owned.handle)
                 self._local.owned = owned
+                self._close_at_exit_of_multiprocessing()
         return owned.handle
+
+    def _close_at_exit_of_multiprocessing(self) -> None:
+        """Close when a process of ``multiprocessing`` ends, which does so without running ``atexit``."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and not self._closes_at_exit:
+            self._closes_at_exit = True
+            util.Finalize(self, _close, args=(weakref.ref(self),), exitpriority=0)
 
     def check_open(self) -> None:
         """Raise StoreClosed if the connections were closed."""
@@ -125,30 +137,14 @@ class Connections:
                 handle.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 handle.connection.close(True)  # noqa: FBT003
         self._opening = threading.RLock()
+        self._closes_at_exit = False
+        self.writers = threading.Lock()
         self._local = threading.local()
         self._handles = set()
         self._at_fork = []
 
 
-_all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()
-_forking: list[Connections] = []
-
-
-def _before_fork() -> None:
-    _forking[:] = list(_all_connections)
-    for connections in _forking:
-        connections.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop().after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+def _close(connections: weakref.ref[Connections]) -> None:
+    alive = connections()
+    if alive is not None:
+        alive.close()

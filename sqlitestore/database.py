@@ -66,13 +66,10 @@ class Database:
         self._create = create
         self._journal_mode = journal_mode
         self._synchronous = synchronous
-        # Threads of one process queue here in order of arrival, rather than poll SQLite's lock against each other.
-        self._writers = threading.Lock()
         self._connections = Connections(path, self._open)
         self._connections.handle()
         # Also when the program ends without close(): the last connection to close leaves one file.
         self._finalizer = weakref.finalize(self, self._connections.close)
-        _databases.add(self)
 
     @property
     def writable(self) -> bool:
@@ -120,7 +117,7 @@ class Database:
                 with self._transaction(handle, "SAVEPOINT inner", "RELEASE inner", "ROLLBACK TO inner; RELEASE inner"):
                     yield handle.connection
             else:
-                with self._writers, self._transaction(handle, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
+                with self._connections.writers, self._transaction(handle, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
                     yield handle.connection
 
     @contextmanager
@@ -245,18 +242,6 @@ _ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...
         "{path} cannot be opened: {error}. Look at its permissions and its folder.",
     ),
 )
-
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _new_writer_locks() -> None:
-    # No thread of the parent holds one over a fork (connections.before_fork waits for them), but the forking one may.
-    for database in _databases:
-        database._writers = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_writer_locks)
 
 
 def wait_for_writers(connection: apsw.Connection) -> None:

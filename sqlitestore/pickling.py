@@ -12,13 +12,13 @@ itself copies it before pickle sees it.)
 from __future__ import annotations
 
 import pickle
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from sqlitestore.errors import InvalidType, SerializerNotFound
+from sqlitestore.forking import unforked
 from sqlitestore.model import Buffer
 
 ENTRY_POINT_GROUP = "sqlitestore.serializers"
@@ -97,7 +97,6 @@ class SerializerRegistry:
     """The serializers in order of asking: registered last is asked first, those of entry points after, pickle last."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._registered: list[tuple[Serializer, str]] = []
         self._found: list[tuple[Serializer, str]] | None = None
         self._ordered: list[tuple[Serializer, str]] = []
@@ -108,13 +107,13 @@ class SerializerRegistry:
             raise InvalidType(f"register_serializer takes an instance of Serializer, not {serializer!r:.80}.")
         if not isinstance(getattr(serializer, "encoding", None), str) or not serializer.encoding:
             raise InvalidType(f"{type(serializer).__name__} has no 'encoding', the name of the format that it writes.")
-        with self._lock:
+        with unforked():
             self._registered.insert(0, (serializer, source or type(serializer).__module__.partition(".")[0]))
             self._ordered = []
 
     def unregister(self, serializer: Serializer) -> None:
         """Take ``serializer`` out again; nothing happens if it is not in."""
-        with self._lock:
+        with unforked():
             self._registered = [entry for entry in self._registered if entry[0] is not serializer]
             self._ordered = []
 
@@ -148,7 +147,7 @@ class SerializerRegistry:
     def _in_order(self) -> list[tuple[Serializer, str]]:
         ordered = self._ordered
         if not ordered:
-            with self._lock:
+            with unforked():
                 if self._found is None:
                     self._found = _installed()
                 ordered = self._ordered = [*self._registered, *self._found, (PICKLE, "")]

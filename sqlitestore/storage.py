@@ -52,8 +52,8 @@ class DataStoreStorage(ABC):
         """Store what each payload writes; return keys and sizes in order, duplicates included.
 
         ``keys`` asks for these keys, one a payload (Metaflow's SHA-1); a key that its bytes do not have raises
-        InvalidKey. With ``keep`` the blobs stay without an artifact that needs them. If the iterable raises, nothing
-        is kept.
+        InvalidKey. With ``keep`` the blobs stay without an artifact that needs them. If the iterable raises, nothing is
+        kept, and what was put already goes when the store is pruned.
         """
 
     @abstractmethod

@@ -30,7 +30,7 @@ _LOG = """FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
  JOIN log AS l ON l.attempt = a.id JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
 SELECT_LOG = (
-    f"SELECT l.part, lower(hex(b.key)), b.size, l.digest, b.id {_LOG} AND l.source = ? AND l.stream = ? ORDER BY l.part"
+    f"SELECT l.part, lower(hex(b.key)), b.size, l.digest {_LOG} AND l.source = ? AND l.stream = ? ORDER BY l.part"
 )
 SELECT_LOGS = f"SELECT l.source, l.stream, SUM(b.size) {_LOG} GROUP BY l.source, l.stream ORDER BY l.source, l.stream"
 INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, digest)
@@ -113,7 +113,9 @@ class Logs:
             parts = self._parts(task, attempt, source, stream)
             if self._insert(task, attempt, source, stream, 0, stored.key, [part[3] for part in parts]):
                 break
-        self._blobs.discard(part[4] for part in parts)
+        else:
+            raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
+        self._blobs.discard({part[1] for part in parts} - {stored.key})
 
     def load(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
         """Return the whole log, None if there is none. Raises Damaged."""
@@ -130,7 +132,7 @@ class Logs:
     def _parts(self, task: TaskAddress, attempt: int, source: str, stream: str) -> list[tuple[Any, ...]]:
         bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id, source, stream)
         parts = self._database.query(SELECT_LOG, bindings)
-        for expected, (part, key, _, digest, _) in enumerate(parts):
+        for expected, (part, key, _, digest) in enumerate(parts):
             if part != expected or digest_of(*task, attempt, source, stream, part, key_of(key)) != digest:
                 raise Damaged(
                     f"The log {source}/{stream} of attempt {attempt} of task {task.pathspec} in {self._database.path} "

@@ -80,7 +80,7 @@ class TaskDataStoreWriter(TaskDataStore):
     def _payload(self, name: str, obj: Any, serializer: Serializer, source: str, info: dict[str, Any]) -> Payload:
         def write_to(file: WriteFile) -> None:
             try:
-                told = serializer.serialize(obj, file)
+                told = dict(serializer.serialize(obj, file) or {})
             except DataException:
                 raise
             except Exception as error:
@@ -89,7 +89,7 @@ class TaskDataStoreWriter(TaskDataStore):
                     f"{type(error).__name__}: {error}. Nothing of this call was saved."
                 ) from error
             if told or source:
-                info["serializer_info"] = {"source": source, **(told or {})}
+                info["serializer_info"] = {"source": source, **told}
 
         return write_to
 
@@ -259,7 +259,11 @@ class TaskDataStoreWriter(TaskDataStore):
 
 def _type_of(obj: Any) -> str:
     """Return ``str(type(obj))``, as Metaflow stores it; a class may have any text for a name, a column may not."""
-    return str(type(obj)).encode(errors="backslashreplace").decode()[:1000]
+    try:
+        text = str(type(obj))
+    except Exception:  # noqa: BLE001 - a metaclass may say what it likes
+        text = f"<class '{type(obj).__module__}.{type(obj).__qualname__}'>"
+    return text.encode(errors="backslashreplace").decode()[:1000]
 
 
 def _artifacts_of(flow: Any) -> Iterator[tuple[str, Any]]:

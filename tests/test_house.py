@@ -15,7 +15,7 @@ ROOT = Path(sqlitestore.__file__).parent
 
 # Lowest floor first: a module imports modules of lower floors, and of its own floor where this names the order.
 FLOORS = [
-    ["errors", "progress"],
+    ["errors", "progress", "forking"],
     ["model"],
     ["mounts", "location", "connections", "schema"],
     ["database"],
