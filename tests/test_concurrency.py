@@ -13,9 +13,9 @@ from helpers_processes import in_threads, result_of, run, start
 from helpers_store import FLOW, assert_sound, beside, incompressible, loose_chunks, rows, save_task
 
 from sqlitestore import FlowDataStore, SQLiteStorage, StoreBusy
-from sqlitestore.blobs import BATCH
 
-PARTS = 2**20
+BOUND = 32 * 2**20
+"""[bytes] That a transaction may add to the file: tens of MiB, as the design promises."""
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_large_save_blocks_nobody_for_longer_than_one_bounded_transaction(tmp_
         outcome = result_of(saver)
     assert outcome["waits"] == pieces // 8
     assert outcome["all"] >= pieces * 2**20
-    assert outcome["largest"] <= BATCH + 2 * 2**20
+    assert outcome["largest"] <= BOUND
     with FlowDataStore(FLOW, ds_root=path) as flow:
         large = flow.get_task_datastore("large", "a", "1")["large"]
         assert all(piece == incompressible(2**20, number) for number, piece in enumerate(large))
@@ -82,7 +82,7 @@ def test_transactions_are_bounded_for_every_kind_of_save(tmp_path: Path) -> None
         flow.save_data([incompressible(45_000_000, 1), bytes(200_000_000), incompressible(45_000_000, 2)])
         save_task(flow, noise=[incompressible(10_000, number) for number in range(5_000)])
     assert sum(sizes) >= 180_000_000
-    assert max(sizes) <= BATCH + 2 * 2**20
+    assert max(sizes) <= BOUND
 
 
 def test_a_reader_in_the_middle_of_its_work_blocks_no_writer(tmp_path: Path) -> None:
