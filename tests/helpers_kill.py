@@ -17,10 +17,10 @@ def kill_again_and_again(path: str, kills: int, seed: int) -> dict[str, int]:
     """Kill writers at random moments, all or some of them, and check the file each time; return what was seen."""
     chance = random.Random(seed)
     seen = {"done": 0, "not done": 0, "data": 0}
-    acknowledged: list[str] = []
+    everything: list[str] = []
     for kill in range(kills):
         reading, writing = os.pipe()
-        writers = [fork(_write, path, f"{kill}-{number}", writing) for number in range(3)]
+        writers = [fork(_write, path, str(kill), str(number), writing) for number in range(3)]
         os.close(writing)
         first_words = os.read(reading, 6)  # kill nobody who has not begun
         time.sleep(chance.random() ** 2 * 0.5)
@@ -33,31 +33,35 @@ def kill_again_and_again(path: str, kills: int, seed: int) -> dict[str, int]:
             os.waitpid(writer, 0)
         with os.fdopen(reading, "rb") as words:
             said = first_words + words.read()
-        acknowledged += [line for line in said.decode().split("\n")[:-1] if line != "start"]
+        acknowledged = [line for line in said.decode().split("\n")[:-1] if line != "start"]
+        everything += acknowledged
         assert_sound(path)
         with FlowDataStore(FLOW, ds_root=path) as flow:
-            _check(flow, set(acknowledged), seen)
-            _check_every_blob(flow, path)
+            _check(flow, str(kill), set(acknowledged), seen)
             save_task(flow, "after", task=str(kill), kill=kill)
             assert len(flow.get_latest_task_datastores("after")) == kill + 1
-    seen["acknowledged"] = len(acknowledged)
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        _check_every_blob(flow, path)
+        named = [word for word in everything if "/" in word]
+        assert len(flow.get_latest_task_datastores(pathspecs=named)) == len(named)
+    seen["acknowledged"] = len(everything)
     return seen
 
 
-def _write(path: str, who: str, words: int) -> None:
+def _write(path: str, run: str, who: str, words: int) -> None:
     """Save tasks and data until killed; say what was acknowledged, in lines that a pipe keeps whole."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         os.write(words, b"start\n")
         for number in range(10**6):
             task = f"{who}-{number}"
-            writer = flow.get_task_datastore("1", "a", task, attempt=0, mode="w")
+            writer = flow.get_task_datastore(run, "a", task, attempt=0, mode="w")
             writer.init_task()
             writer.save_artifacts([("number", number), ("small", [number] * 100)])
             writer.save_artifacts([("large", incompressible(_size(number), number)), ("same", bytes(3_000_000))])
             writer.save_logs("task", {"stdout": b"line\n" * (number + 1)})
             writer.done()
-            os.write(words, f"1/a/{task}\n".encode())
-            [(_, key)] = flow.save_data([incompressible(100_000 + number, number)])
+            os.write(words, f"{run}/a/{task}\n".encode())
+            [(_, key)] = flow.save_data([incompressible(100_000 + number + int(run), number + int(run))])
             os.write(words, f"{key}\n".encode())
 
 
@@ -65,8 +69,8 @@ def _size(number: int) -> int:
     return 20_000_000 if number % 5 == 2 else 200_000
 
 
-def _check(flow: FlowDataStore, acknowledged: set[str], seen: dict[str, int]) -> None:
-    done = {task.pathspec: task for task in flow.get_latest_task_datastores("1")}
+def _check(flow: FlowDataStore, run: str, acknowledged: set[str], seen: dict[str, int]) -> None:
+    done = {task.pathspec: task for task in flow.get_latest_task_datastores(run)}
     for task in done.values():
         number = int(task.task_id.rpartition("-")[2])
         found = task.to_dict()
@@ -74,7 +78,7 @@ def _check(flow: FlowDataStore, acknowledged: set[str], seen: dict[str, int]) ->
         assert (found["large"], found["same"]) == (incompressible(_size(number), number), bytes(3_000_000))
         assert task.load_logs(["task"], "stdout") == [("task", b"line\n" * (number + 1))]
         seen["done"] += 1
-    for task in flow.get_latest_task_datastores("1", allow_not_done=True):
+    for task in flow.get_latest_task_datastores(run, allow_not_done=True):
         if task.pathspec not in done:
             seen["not done"] += 1
             assert list(task) == []

@@ -10,7 +10,7 @@ from helpers_processes import run
 from helpers_store import assert_sound, beside
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(12, 1), pytest.param(150, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "seed"), [(12, 1), pytest.param(100, 2, marks=pytest.mark.long)])
 def test_killed_writers_leave_whole_tasks_or_none(tmp_path: Path, kills: int, seed: int) -> None:
     """Integrity and foreign keys in order, every blob complete, what was acknowledged there; and writing goes on."""
     path = str(tmp_path / "runs.db")
