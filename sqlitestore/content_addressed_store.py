@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlitestore.blobs import Payload, payload_of
 from sqlitestore.errors import InvalidType
-from sqlitestore.model import Buffer, check_key
+from sqlitestore.model import Buffer, check_iterable, check_key
 from sqlitestore.pickling import ReadFile
 from sqlitestore.storage import DataStoreStorage
 
@@ -122,11 +122,7 @@ class ContentAddressedStore:
 
 
 def _payloads(blobs: Iterable[Buffer]) -> Iterator[Payload]:
-    if isinstance(blobs, Buffer | str):
-        raise InvalidType(
-            "The blobs come as an iterable of bytes, one for each; to save a single one, put it in a list."
-        )
-    for index, blob in enumerate(blobs):
+    for index, blob in enumerate(check_iterable("blobs", blobs)):
         yield payload_of(_bytes_like(index, blob))
 
 
@@ -150,6 +146,4 @@ def _bytes_like(index: int, blob: Any) -> Buffer:
 
 
 def _checked(keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, str | bytes):
-        raise InvalidType("Keys come as an iterable of them; to load a single one, put it in a list.")
-    return [check_key(key) for key in keys]
+    return [check_key(key) for key in check_iterable("keys", keys)]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, overload
 
 from sqlitestore.content_addressed_store import ContentAddressedStore
 from sqlitestore.errors import InvalidInput, InvalidType
-from sqlitestore.model import Attempt, TaskAddress, check_attempt, check_name, parse_pathspec
+from sqlitestore.model import Attempt, TaskAddress, check_attempt, check_iterable, check_name, parse_pathspec
 from sqlitestore.spin_datastore import SpinTaskDatastore
 from sqlitestore.storage import DataStoreStorage, SQLiteStorage
-from sqlitestore.task_datastore import TaskDataStore
+from sqlitestore.task_datastore import TaskDataStore, check_mode
 from sqlitestore.task_reader import TaskDataStoreReader, TaskDataStoreScrubber
 from sqlitestore.task_writer import TaskDataStoreWriter
 
@@ -130,6 +131,7 @@ class FlowDataStore:
         """
         if attempt is not None:
             check_attempt(attempt)
+        check_mode(mode)
         numbers: dict[TaskAddress, set[int] | None] = {}
         if pathspecs:
             numbers = self._numbers(pathspecs)
@@ -141,19 +143,21 @@ class FlowDataStore:
         else:
             raise InvalidInput("Say which tasks: give run_id (and steps), or pathspecs.")
         selected = _select(found, numbers, attempt, include_prior=include_prior, allow_not_done=allow_not_done)
+        readers = TaskDataStoreReader._of_attempts(self, selected)
         if mode == "r" and orig_flow_datastore is None and self._metadata_cache is None:
-            return list(TaskDataStoreReader._of_attempts(self, selected))
+            return list(readers)
         return [
             self.get_task_datastore(
                 *each.task[1:],
                 attempt=each.number,
+                data_metadata=None if each.done is None else reader.ds_metadata,
                 mode=mode,
                 allow_not_done=allow_not_done,
                 join_type=join_type,
                 orig_flow_datastore=orig_flow_datastore,
                 spin_artifacts=spin_artifacts,
             )
-            for each in selected
+            for each, reader in zip(selected, readers, strict=True)
         ]
 
     @overload
@@ -269,20 +273,21 @@ class FlowDataStore:
     def _of_run(self, run_id: str, steps: Sequence[str] | None) -> list[Attempt]:
         """Return the attempts of a run; with ``steps``, of those and in their order."""
         check_name("run", run_id)
-        if isinstance(steps, str):
-            raise InvalidType(f"steps is a list of step names, not the text {steps!r:.80}.")
-        if not steps:
-            return self._storage_impl.find_run(self.flow_name, run_id, None)
-        position = {check_name("step", step): index for index, step in enumerate(steps)}
-        found = self._storage_impl.find_run(self.flow_name, run_id, list(position))
-        return sorted(found, key=lambda attempt: position[attempt.task.step_name])
+        position = {
+            check_name("step", step): index
+            for index, step in enumerate(check_iterable("steps", steps) if steps else ())
+        }
+        found = self._storage_impl.find_run(self.flow_name, run_id, list(position) or None)
+        first: dict[TaskAddress, float] = {}  # a log may have arrived before the task started
+        for each in found:
+            started = inf if each.started is None else each.started
+            first[each.task] = min(started, first.get(each.task, inf))
+        return sorted(found, key=lambda each: (position.get(each.task.step_name, 0), first[each.task]))
 
     def _numbers(self, pathspecs: Sequence[str]) -> dict[TaskAddress, set[int] | None]:
         """Return the attempts that ``pathspecs`` name by task, None for all, in the order of the last mention."""
-        if isinstance(pathspecs, str):
-            raise InvalidType(f"pathspecs is a list of them, not the text {pathspecs!r:.80}.")
         numbers: dict[TaskAddress, set[int] | None] = {}
-        for pathspec in pathspecs:
+        for pathspec in check_iterable("pathspecs", pathspecs):
             task, number = parse_pathspec(self.flow_name, pathspec)
             before = numbers.pop(task, set())
             numbers[task] = None if number is None or before is None else before | {number}

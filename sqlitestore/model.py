@@ -6,7 +6,7 @@ Plain named tuples: immutable, and cheap enough to make one for each of 200,000 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlitestore.errors import InvalidKey, InvalidName, InvalidPathspec, InvalidType
@@ -113,8 +113,8 @@ class DataArtifact(NamedTuple):
     ds_type: str
     ds_root: str
     url: str | None
-    sha: str
     type: str
+    sha: str
 
 
 def check_name(kind: str, name: object) -> str:
@@ -149,6 +149,13 @@ def check_attempt(attempt: object) -> int:
     if not 0 <= attempt < 2**31:
         raise InvalidName(f"An attempt is a number from 0, not {attempt}.")
     return attempt
+
+
+def check_iterable(what: str, values: Any) -> Iterable[Any]:
+    """Return ``values`` if it can be iterated and is no text, which would be taken apart. Raises InvalidType."""
+    if isinstance(values, str | Buffer) or not isinstance(values, Iterable):
+        raise InvalidType(f"Give {what} as a list (or another iterable), not {type(values).__name__}: {values!r:.80}")
+    return values
 
 
 def check_key(key: object) -> str:

@@ -85,6 +85,7 @@ FORMAT_1 = {
     "artifact": """CREATE TABLE artifact(
   attempt INTEGER NOT NULL REFERENCES attempt(id),
   name TEXT NOT NULL,
+  position INTEGER NOT NULL CHECK (position >= 0),
   blob INTEGER NOT NULL REFERENCES blob(id),
   size INTEGER NOT NULL CHECK (size >= 0),
   type TEXT NOT NULL,

@@ -95,7 +95,7 @@ class DataStoreStorage(ABC):
 
     @abstractmethod
     def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
-        """Return a done attempt's artifacts by name. Raises TaskNotFound if it is not there or not done."""
+        """Return a done attempt's artifacts by name, in the order saved. Raises TaskNotFound if there is none."""
 
     def load_artifacts_of(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
         """Return ``load_artifacts`` of each attempt, as found by this storage. Override it to fetch them together."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, WrongMode
-from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_name, check_task
-from sqlitestore.pickling import SERIALIZERS, Serializer
+from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_iterable, check_name, check_task
+from sqlitestore.pickling import SERIALIZERS, ReadFile, Serializer
 from sqlitestore.storage import DataStoreStorage
 
 if TYPE_CHECKING:
@@ -26,7 +28,16 @@ _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)").fullmatch
 TOGETHER = 500
 """Attempts of one look-up whose artifacts are fetched by one query, when the first of them is needed."""
 
+READ_ONCE = 16 * 2**20
+"""[bytes] Up to here a blob that several names of a call share is kept to make each its object."""
+
 _WHAT_MODES_ARE_FOR = {"r": "reads", "w": "writes", "d": "scrubs logs"}
+
+
+def check_mode(mode: object) -> None:
+    """Raise InvalidType unless ``mode`` is "r", "w" or "d"."""
+    if not isinstance(mode, str) or mode not in _WHAT_MODES_ARE_FOR:
+        raise InvalidType(f"The mode of a task's datastore is 'r', 'w' or 'd', not {mode!r:.80}.")
 
 
 class ArtifactTooLarge:
@@ -72,8 +83,7 @@ class TaskDataStore:
         del flow_datastore, run_id, step_name, task_id, attempt, data_metadata, allow_not_done, persist
         if cls is not TaskDataStore:
             return object.__new__(cls)
-        if mode not in cls._classes:
-            raise InvalidType(f"The mode of a task's datastore is 'r', 'w' or 'd', not {mode!r:.80}.")
+        check_mode(mode)
         return cast("Self", object.__new__(cls._classes[mode]))
 
     def __init__(
@@ -222,17 +232,30 @@ class TaskDataStore:
         Large buffers are read straight into the new object. What is read is checked: Damaged names artifact and task.
         Raises ArtifactNotFound for a missing name before anything is loaded, and SerializerNotFound.
         """
-        if isinstance(names, str):
-            raise InvalidType(f"load_artifacts takes an iterable of names, not the text {names!r:.80}.")
         by_key: defaultdict[str, list[tuple[str, Artifact, Serializer]]] = defaultdict(list)
-        for name in names:
+        for name in check_iterable("artifact names", names):
             artifact = self._artifact(name)
             by_key[artifact.key].append((name, artifact, self._serializer(name, artifact)))
         for together in by_key.values():
+            opened = self._opened_once(together[0][1]) if len(together) > 1 else self._ca_store.open_blob
             for name, artifact, serializer in together:
-                yield name, self._load(name, artifact, serializer)
+                yield name, self._load(name, artifact, serializer, opened)
+
+    def _opened_once(self, artifact: Artifact) -> Callable[[str], AbstractContextManager[ReadFile]]:
+        """Return what opens the blob of several names; it is read once, unless it is too large to keep for that."""
+        if artifact.size > READ_ONCE:
+            return self._ca_store.open_blob
+
+        @cache
+        def data(key: str) -> bytes:
+            with self._ca_store.open_blob(key) as file:
+                return file.read()
+
+        return lambda key: BytesIO(data(key))
 
     def _artifact(self, name: str) -> Artifact:
+        if not isinstance(name, str):
+            raise InvalidType(f"An artifact name is text, not {type(name).__name__}: {name!r:.80}")
         if self._keys is None and self._infos is None:  # as found, and only this one is wanted
             found = self._artifacts().get(name)
             if found is not None:
@@ -247,9 +270,15 @@ class TaskDataStore:
         except NotFound as error:
             raise type(error)(f"Artifact {name!r} of task {self._task.pathspec}: {error}") from error
 
-    def _load(self, name: str, artifact: Artifact, serializer: Serializer) -> Any:
+    def _load(
+        self,
+        name: str,
+        artifact: Artifact,
+        serializer: Serializer,
+        opened: Callable[[str], AbstractContextManager[ReadFile]] | None = None,
+    ) -> Any:
         try:
-            with self._ca_store.open_blob(artifact.key) as file:
+            with (opened or self._ca_store.open_blob)(artifact.key) as file:
                 return serializer.deserialize(file, artifact.serializer_info)
         except (Damaged, NotFound) as error:
             raise type(error)(f"Artifact {name!r} of task {self._task.pathspec}: {error}") from error
@@ -259,6 +288,8 @@ class TaskDataStore:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an artifact's value, or ``default`` if the task has none of the name. Damage still raises."""
+        if not isinstance(name, str):
+            raise InvalidType(f"An artifact name is text, not {type(name).__name__}: {name!r:.80}")
         return self[name] if name in self else default  # noqa: SIM401 - this is what dict.get would call
 
     def items(self) -> ItemsView[str, str] | dict[str, str]:
@@ -271,7 +302,7 @@ class TaskDataStore:
         """Return values by name: of the names in ``include`` (default: all), without those that begin with "_" unless
         ``show_private``; an ArtifactTooLarge in place of each value of more than ``max_value_size`` bytes.
         """  # noqa: D205
-        included = None if include is None else set(include)
+        included = None if include is None else set(check_iterable("artifact names", include))
         values: dict[str, Any] = {}
         for name in self._objects:
             if (included and name not in included) or (name.startswith("_") and not show_private):
@@ -319,7 +350,8 @@ class TaskDataStore:
             )
         if name.endswith(".log"):
             logs = self._storage_impl.log_sizes(self._task, attempt)
-            return any(name == (f"{source}_{stream}.log" if source else f"{stream}.log") for source, stream in logs)
+            if name in {f"{source}_{stream}.log" if source else f"{stream}.log" for source, stream in logs}:
+                return True
         return name in self._storage_impl.load_metadata(self._task, attempt)
 
     _RESERVED = frozenset({METADATA_ATTEMPT_SUFFIX, METADATA_DONE_SUFFIX, METADATA_DATA_SUFFIX})

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlitestore.errors import TaskNotFound
-from sqlitestore.model import Attempt, check_attempt
+from sqlitestore.errors import InvalidType, TaskNotFound
+from sqlitestore.model import Attempt, check_attempt, check_iterable
 from sqlitestore.task_datastore import TaskDataStore
 
 
@@ -19,6 +19,8 @@ class TaskDataStoreReader(TaskDataStore):
 
     def _find(self, data_metadata: Mapping[str, Any] | None, allow_not_done: bool) -> None:
         if data_metadata is not None:
+            if not isinstance(data_metadata, Mapping):
+                raise InvalidType(f"data_metadata is what ds_metadata gives, not {type(data_metadata).__name__}.")
             self._objects = dict(data_metadata.get("objects", {}))
             self._info = dict(data_metadata.get("info", {}))
             return
@@ -44,11 +46,11 @@ class TaskDataStoreReader(TaskDataStore):
 
     def keys_for_artifacts(self, names: Iterable[str]) -> list[str | None]:
         """Return the key of each named artifact, None where there is none."""
-        return [self._objects.get(name) for name in names]
+        return [self._objects.get(name) for name in check_iterable("artifact names", names)]
 
     def get_artifact_sizes(self, names: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Yield ``(name, size [bytes])`` of the serialized artifacts. Raises ArtifactNotFound."""
-        for name in names:
+        for name in check_iterable("artifact names", names):
             yield name, self._size(name)
 
     def is_none(self, name: str) -> bool:
@@ -75,7 +77,7 @@ class TaskDataStoreReader(TaskDataStore):
         """
         values: dict[str, Any] = {}
         loaded: dict[int | None, dict[str, str]] = {}
-        for asked in names:
+        for asked in check_iterable("metadata names", names):
             attempt, name = self._metadata_place(asked, add_attempt)
             if attempt is not None and name in self._RESERVED:
                 record = self._attempt_record(attempt)
@@ -109,7 +111,10 @@ class TaskDataStoreReader(TaskDataStore):
     ) -> list[tuple[str, bytes]]:
         """Return ``(source, log)`` for each source, in order; ``b""`` where there is none."""
         attempt = self._attempt if attempt_override is None else check_attempt(attempt_override)
-        return [(source, self._log(attempt, source, stream)) for source in dict.fromkeys(logsources)]
+        return [
+            (source, self._log(attempt, source, stream))
+            for source in dict.fromkeys(check_iterable("log sources", logsources))
+        ]
 
     def load_log_legacy(self, stream: str, attempt_override: int | None = None) -> bytes:
         """Return a log in the form of Metaflow before 2.2.6, without source; ``b""`` if there is none."""
@@ -124,7 +129,7 @@ class TaskDataStoreReader(TaskDataStore):
     def get_log_size(self, logsources: Iterable[str], stream: str) -> int:
         """Return the size [bytes] of the logs together; 0 where there are none."""
         sizes = {} if self._attempt is None else self._storage_impl.log_sizes(self._task, self._attempt)
-        return sum(sizes.get((source, stream), 0) for source in logsources)
+        return sum(sizes.get((source, stream), 0) for source in check_iterable("log sources", logsources))
 
     def get_legacy_log_size(self, stream: str) -> int | None:
         """Return the size [bytes] of a log without source, None if there is none."""
@@ -154,7 +159,7 @@ class TaskDataStoreScrubber(TaskDataStore):
         if attempt is None:
             return
         there = self._storage_impl.log_sizes(self._task, attempt)
-        for source in dict.fromkeys([*logsources, ""]):
+        for source in dict.fromkeys([*check_iterable("log sources", logsources), ""]):
             if (source, stream) in there:
                 text = f"[REDACTED {source or stream} {stream}]".encode()
                 self._storage_impl.scrub_log(self._task, attempt, source, stream, text)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from io import BufferedIOBase, BytesIO, RawIOBase
 from types import FunctionType, MethodType
 from typing import Any, BinaryIO, cast
@@ -21,7 +22,7 @@ from sqlitestore.errors import (
     InvalidType,
     UnpicklableArtifactException,
 )
-from sqlitestore.model import Artifact, DataArtifact, MetaDatum, check_name
+from sqlitestore.model import Artifact, Buffer, DataArtifact, MetaDatum, check_iterable, check_name
 from sqlitestore.pickling import SERIALIZERS, Serializer, WriteFile
 from sqlitestore.task_datastore import TaskDataStore
 
@@ -34,6 +35,8 @@ class TaskDataStoreWriter(TaskDataStore):
     """
 
     _mode = "w"
+    _finished = False
+    """By this writer; it may still have to tell the metadata provider."""
 
     def init_task(self) -> None:
         """Start the attempt: from now on it is the task's latest. Raises AttemptDone."""
@@ -52,6 +55,7 @@ class TaskDataStoreWriter(TaskDataStore):
         self._check_not_done()
         if self._attempt is not None:
             self._storage_impl.check_writable(self._task, self._attempt)
+        check_iterable("(name, object) pairs", artifacts_iter)
         if isinstance(artifacts_iter, Mapping):
             raise InvalidType("save_artifacts takes (name, object) pairs; of a mapping, pass its items().")
         infos: list[tuple[str, dict[str, Any]]] = []
@@ -96,22 +100,28 @@ class TaskDataStoreWriter(TaskDataStore):
     def done(self) -> None:
         """Make the artifacts and the done marker visible, in one transaction, then tell the metadata provider.
 
-        Raises AttemptDone if the attempt is done already; nothing was changed then.
+        Raises AttemptDone if the attempt is done already; nothing was changed then. If the provider raises, the attempt
+        is done, and calling again tells the provider again.
         """
         self._check_not_done()
         number = self._number("done")
-        artifacts = {name: Artifact.from_info(key, self._info.get(name, {})) for name, key in self._objects.items()}
-        self._storage_impl.finish_attempt(self._task, number, artifacts, time.time())
-        self._is_done_set = True
+        if not self._finished:
+            artifacts = {
+                check_name("artifact", name): Artifact.from_info(key, self._info.get(name, {}))
+                for name, key in self._objects.items()
+            }
+            self._storage_impl.finish_attempt(self._task, number, artifacts, time.time())
+            self._finished = True
         if self._metadata:
             self._register(number)
+        self._is_done_set = True
 
     def _register(self, number: int) -> None:
         attempt_done = MetaDatum("attempt-done", str(number), "attempt-done", [f"attempt_id:{number}"])
         self._metadata.register_metadata(*self._task[1:], [attempt_done])
         root = self._storage_impl.datastore_root
         artifacts = [
-            DataArtifact(name, self.TYPE, root, None, key, self._info[name]["encoding"])
+            DataArtifact(name, self.TYPE, root, None, self._info[name]["encoding"], key)
             for name, key in self._objects.items()
         ]
         self._metadata.register_data_artifacts(*self._task[1:], number, artifacts)
@@ -119,13 +129,15 @@ class TaskDataStoreWriter(TaskDataStore):
     def clone(self, origin: TaskDataStore) -> None:
         """Take over all artifacts of ``origin``, a datastore of the same store, without loading them."""
         self._check_not_done()
+        _check_origin(origin)
         self._objects = dict(origin._objects)
         self._info = dict(origin._info)
 
     def passdown_partial(self, origin: TaskDataStore, variables: Iterable[str]) -> None:
         """Take over the named artifacts of ``origin`` without loading them; names that it lacks are passed over."""
         self._check_not_done()
-        for name in variables:
+        _check_origin(origin)
+        for name in check_iterable("artifact names", variables):
             key = origin._objects.get(name)
             if key:
                 self._objects[name] = key
@@ -134,6 +146,7 @@ class TaskDataStoreWriter(TaskDataStore):
     def transfer_artifacts(self, other_datastore: TaskDataStore, names: Iterable[str] | None = None) -> None:
         """Copy blobs of another store's task (all, or those of the named artifacts) that are missing in this store."""
         self._check_not_done()
+        _check_origin(other_datastore)
         theirs = other_datastore._storage_impl
         if (theirs.TYPE, theirs.datastore_root) == (self.TYPE, self._storage_impl.datastore_root):
             return
@@ -152,6 +165,8 @@ class TaskDataStoreWriter(TaskDataStore):
         self._check_not_done()
         if not self._persist:
             return
+        if not hasattr(flow, "_datastore") or not hasattr(flow, "_EPHEMERAL"):
+            raise InvalidType(f"persist takes an instance of a flow's class, not {type(flow).__name__}.")
         if flow._datastore:
             self._objects.update(flow._datastore._objects)
             self._info.update(flow._datastore._info)
@@ -218,14 +233,22 @@ class TaskDataStoreWriter(TaskDataStore):
         check_name("log source", logsource)
         if not isinstance(stream_data, Mapping):
             raise InvalidType(f"save_logs takes a mapping of streams to logs, not {type(stream_data).__name__}.")
-        for stream, data in stream_data.items():
-            check_name("log stream", stream)
-            with self._open_log(stream, data) as file:
+        with ExitStack() as opened:
+            files = {
+                check_name("log stream", stream): opened.enter_context(self._open_log(stream, data))
+                for stream, data in stream_data.items()
+            }
+            for stream, file in files.items():
                 self._storage_impl.save_log(self._task, number, logsource, stream, file)
 
     def _open_log(self, stream: str, data: Any) -> BinaryIO:
-        if isinstance(data, str | bytes | bytearray | memoryview):
-            return BytesIO(data.encode() if isinstance(data, str) else data)
+        if isinstance(data, str):
+            try:
+                return BytesIO(data.encode())
+            except UnicodeEncodeError as error:
+                raise InvalidInput(f"The log {stream!r} of task {self._task.pathspec} is no text: {error}") from error
+        if isinstance(data, Buffer):
+            return BytesIO(data)
         if isinstance(data, RawIOBase | BufferedIOBase) and data.readable():
             # A copy: the caller's file stays open, and need not be seekable.
             return BytesIO(cast("bytes", data.read()))
@@ -255,6 +278,12 @@ class TaskDataStoreWriter(TaskDataStore):
                 "(or 1, ...)."
             )
         return self._attempt
+
+
+def _check_origin(origin: object) -> None:
+    # Also one of Metaflow's own, or a SpinTaskDatastore: whatever has keys and information by artifact name.
+    if not hasattr(origin, "_objects") or not hasattr(origin, "_info"):
+        raise InvalidType(f"Artifacts are taken over from a task's datastore, not from {type(origin).__name__}.")
 
 
 def _type_of(obj: Any) -> str:

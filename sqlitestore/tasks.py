@@ -31,8 +31,8 @@ INSERT_ATTEMPT = "INSERT INTO attempt(run, step, task, number, started, digest) 
 START_ATTEMPT = "UPDATE attempt SET started = ?, digest = ? WHERE id = ?"
 FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?, digest = ? WHERE id = ?"
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
-INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, blob, size, type, encoding, serializer_info, preview)
- VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, position, blob, size, type, encoding, serializer_info, preview)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _ATTEMPT = "a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest, a.id"
 SELECT_RUN_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? ORDER BY a.id"""
@@ -46,7 +46,7 @@ SELECT_TASK_ATTEMPTS = f"""SELECT f.name, r.name, {_ATTEMPT} FROM json_each(?) A
  ORDER BY asked.id, a.number"""
 SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
- LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.name"""
+ LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
 SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
 SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
@@ -115,20 +115,20 @@ class Tasks:
         was written.
         """
         python, done = platform.python_version(), float(done)
-        rows = [_row(task, name, artifacts[name]) for name in sorted(artifacts)]
+        rows = [_row(task, name, artifact) for name, artifact in artifacts.items()]
         with self._database.write() as connection:
             attempt, started, was_done = attempt_id(connection, task, number)
             if was_done is not None:
                 raise _already_done(task, number)
             inserts = []
-            for name, key, *rest in rows:
+            for position, (name, key, *rest) in enumerate(rows):
                 blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
                 if blob is None:
                     raise BlobNotFound(
                         f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
                         f"{self._database.path} has no blob; save the artifact again."
                     )
-                inserts.append((attempt, name, blob[0], *rest))
+                inserts.append((attempt, name, position, blob[0], *rest))
             connection.executemany(INSERT_ARTIFACT, inserts)
             artifacts_digest = digest_of(*rows)
             digest = digest_of(*task, number, started, done, python, artifacts_digest)
@@ -148,7 +148,7 @@ class Tasks:
         return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
 
     def artifacts(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
-        """Return the artifacts of done attempts, found by this class, by name and in the order of their names.
+        """Return the artifacts of done attempts, found by this class, by name and in the order saved.
 
         Raises TaskNotFound if one is no longer there, Damaged if its rows are not those that were written.
         """

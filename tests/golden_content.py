@@ -50,7 +50,7 @@ def check(ds_root: str) -> None:
         assert [(task.task_id, task.attempt) for task in tasks] == [("1", 0), ("2", 1)]
         for task in tasks:
             expected = artifacts(task.task_id)
-            assert list(task) == sorted(expected)
+            assert list(task) == list(expected)
             for name, value in expected.items():
                 assert np.array_equal(task[name], value)
             assert task.load_metadata(["tags", "none"]) == {"tags": ["a", 2**80], "none": None}

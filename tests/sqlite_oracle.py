@@ -93,7 +93,7 @@ def check_attempts(connection):
     for attempt, *identity, done, python, artifacts_digest, found in attempts:
         artifacts = connection.execute(
             "SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview FROM artifact x"
-            " JOIN blob b ON b.id = x.blob WHERE x.attempt = ? ORDER BY x.name",
+            " JOIN blob b ON b.id = x.blob WHERE x.attempt = ? ORDER BY x.position",
             (attempt,),
         ).fetchall()
         if done is None:
