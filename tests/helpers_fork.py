@@ -15,7 +15,7 @@ from helpers_store import FLOW, incompressible, save_task
 from sqlitestore import FlowDataStore, StoreClosed
 
 LIMIT = 40
-"""[s] After which a process that hangs is killed by a signal; its parent then sees that it failed."""
+"""[s] After which a child that hangs is killed by a signal; its parent then sees that it failed."""
 
 
 WARM = 999_999
@@ -38,7 +38,6 @@ class Turns:
 
 
 def _open(path: str) -> FlowDataStore:
-    signal.alarm(LIMIT)
     return FlowDataStore(FLOW, ds_root=path)
 
 
