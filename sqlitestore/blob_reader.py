@@ -29,8 +29,8 @@ class InlineReader(BytesIO):
 class ChunkedReader:
     """A large blob, one chunk in memory at a time.
 
-    Use it in ``with``: leaving the block without an error reads what was left and raises Damaged if the whole is not
-    what the key says. Chunks are immutable, so no transaction stays open between two of them.
+    Use it in ``with``: leaving the block reads what was left and raises Damaged if the whole is not what the key says.
+    Chunks are immutable, so no transaction stays open between two of them.
     """
 
     def __init__(self, database: Database, key: str, size: int, chunks: array[int], hasher: Any) -> None:
@@ -48,7 +48,8 @@ class ChunkedReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if kind is None:
+        # Also after an error: whoever could not make sense of the bytes may have been given damaged ones.
+        if kind is None or issubclass(kind, Exception):
             while self._fill():
                 self._view = memoryview(b"")
             if self._delivered != self.size or self._hasher.hexdigest() != self._key:
@@ -98,7 +99,7 @@ class ChunkedReader:
             self._next += 1
             self._hasher.update(data)
             self._delivered += len(data)
-            if self._delivered > self.size:
+            if not isinstance(self.size, int) or self._delivered > self.size:
                 raise self._damaged(f"its chunks have more than its {self.size} bytes")
             self._view = memoryview(data)
         return True
@@ -108,7 +109,7 @@ class ChunkedReader:
         if not rows:
             raise self._damaged(f"chunk {chunk_id} is missing (or was pruned just now)")
         size, codec, stored, digest = rows[0]
-        if not 0 < size <= MAX_CHUNK:
+        if not isinstance(size, int) or not 0 < size <= MAX_CHUNK:
             raise self._damaged(f"chunk {chunk_id} claims {size} bytes")
         try:
             data = codecs.decode(codec, stored, size)

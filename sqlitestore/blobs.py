@@ -130,8 +130,10 @@ class Blobs:
             for key, row in zip(some, rows, strict=True):
                 if row[0] is None:
                     raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
+                self._database.check_open()
                 with self._reader(key, row) as file:
-                    yield key, file.read()
+                    blob = file.read()
+                yield key, blob
 
     def has(self, keys: Iterable[str]) -> list[bool]:
         """Return for each key whether its blob is complete in the store."""
@@ -155,9 +157,12 @@ class Blobs:
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
         _, size, codec, stored = row
         if codec is None:
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key_of(key),))))
+            try:
+                chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key_of(key),))))
+            except TypeError as error:
+                raise Damaged(f"Blob {key} in {self._database.path} is damaged: its list of chunks is none.") from error
             return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
-        if not 0 <= size <= MAX_INLINE:
+        if not isinstance(size, int) or not 0 <= size <= MAX_INLINE:
             raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")
         try:
             data = codecs.decode(codec, stored, size)
@@ -365,7 +370,9 @@ class _ChunkStream:
 
     def _compare(self, key: bytes, size: int) -> None:
         """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
-        for _, _, codec, _ in self._database.query(SELECT_BLOB, (key,)):
+        for _, stored_size, codec, _ in self._database.query(SELECT_BLOB, (key,)):
+            if stored_size != size:
+                raise _collision(key)
             chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key,))))
             if codec is None and chunks == self._order:
                 return

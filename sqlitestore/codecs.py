@@ -50,12 +50,14 @@ def encode(data: Buffer) -> tuple[int, Buffer]:
     return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (RAW, data)
 
 
-def decode(codec: int, stored: bytes, size: int) -> bytes:
+def decode(codec: Any, stored: Any, size: Any) -> bytes:
     """Return the ``size`` bytes that ``stored`` holds.
 
     Never makes more than ``size`` + 1 bytes, whatever a frame from a stranger claims. Raises Damaged if the codec is
     unknown or the outcome has another size.
     """
+    if not isinstance(stored, bytes) or not isinstance(size, int):  # a damaged row may hold anything
+        raise Damaged(f"a chunk is a {type(stored).__name__} with the size {size!r}")
     if codec == RAW:
         data = stored
     elif codec == ZSTD:

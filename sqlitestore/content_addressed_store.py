@@ -142,6 +142,12 @@ def _growing(keys: list[str]) -> Iterator[str]:
 def _bytes_like(index: int, blob: Any) -> Buffer:
     if not isinstance(blob, Buffer):
         raise InvalidType(f"Blob {index} is not bytes but {type(blob).__name__}; encode or serialize it first.")
+    try:
+        contiguous = memoryview(blob).c_contiguous
+    except ValueError as error:  # a view that was released
+        raise InvalidType(f"Blob {index} cannot be read: {error}") from error
+    if not contiguous:
+        raise InvalidType(f"Blob {index} is a view with gaps; pass bytes(...) of it.")
     return blob
 
 

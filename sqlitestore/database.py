@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from sqlitestore.errors import (
     Damaged,
     DataException,
     DiskFull,
+    InvalidInput,
     NotAStore,
     StoreBusy,
     StoreMissing,
@@ -39,11 +40,28 @@ MB/s until closed / 6,500, 6,200, 4,000, 2,600 tasks/s. 8 KiB loses least on eit
 CHECKPOINT_BYTES = 64 * 2**20
 """[bytes] Of write-ahead log after which a commit moves it into the file; larger logs only postpone the work."""
 
+SMALLEST_DATABASE = 512
+"""[bytes] SQLite's smallest page."""
+
+LARGEST_VALUE = 48 * 2**20
+"""[bytes] Of a row or value, read or written: a stranger's rows cannot fill the memory. Chunks have 16 MiB at most."""
+
 CACHE_BYTES = 16 * 2**20
 """[bytes] Of pages that a connection keeps; a transaction that changes more spills into the log."""
 
 JournalMode = Literal["wal", "delete"]
 Synchronous = Literal["normal", "full"]
+
+
+def _weakly(database: Database) -> Callable[[], apsw.Connection]:
+    reference = weakref.ref(database)
+
+    def open_connection() -> apsw.Connection:
+        alive = reference()
+        assert alive is not None, "only a database asks its connections for one"  # noqa: S101
+        return alive._open()
+
+    return open_connection
 
 
 class Database:
@@ -66,7 +84,10 @@ class Database:
         self._create = create
         self._journal_mode = journal_mode
         self._synchronous = synchronous
-        self._connections = Connections(path, self._open)
+        self._real_path = os.path.realpath(path)  # SQLite keeps its log beside the file, not beside a link to it
+        self._seen_at_rest: tuple[int, ...] | None = None
+        # Weak: the connections must not keep alive the database whose end closes them.
+        self._connections = Connections(path, _weakly(self))
         self._connections.handle()
         # Also when the program ends without close(): the last connection to close leaves one file.
         self._finalizer = weakref.finalize(self, self._connections.close)
@@ -74,7 +95,7 @@ class Database:
     @property
     def writable(self) -> bool:
         """Whether the file and its folder can be written by this process."""
-        return os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK)
+        return os.access(self._real_path, os.W_OK) and os.access(os.path.dirname(self._real_path), os.W_OK)
 
     def close(self) -> None:
         """Close all connections, those of other threads included. A second call does nothing."""
@@ -86,18 +107,42 @@ class Database:
 
     def query(self, statement: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of one SELECT. One statement sees one snapshot; nothing stays open afterwards."""
+        while True:
+            handle = self._current_handle()
+            with handle.lock:
+                self._connections.check_open()
+                try:
+                    rows = handle.connection.execute(statement, bindings).fetchall()
+                except (apsw.Error, UnicodeDecodeError) as error:
+                    if self._still_at_rest():
+                        raise self._translated(error) from error
+                    continue
+            if self._still_at_rest():
+                return rows
+
+    def _current_handle(self) -> Handle:
+        """Return this thread's handle; a new one if the file that it was opened on as at rest is so no longer."""
         handle = self._connections.handle()
-        with handle.lock:
-            self._connections.check_open()
-            try:
-                return handle.connection.execute(statement, bindings).fetchall()
-            except (apsw.Error, UnicodeDecodeError) as error:
-                raise self._translated(error) from error
+        if not self._still_at_rest():
+            self._connections.discard(handle)
+            handle = self._connections.handle()
+        return handle
+
+    def _still_at_rest(self) -> bool:
+        """Return False if the file, opened as one that nobody writes, was written: what was read may be a mix.
+
+        Somebody who may read but not write a file opens it so while no writer has it open (see ``_target``).
+        """
+        return self._seen_at_rest is None or self._seen_at_rest == self._state()
+
+    def _state(self) -> tuple[int, ...]:
+        status = os.stat(self._real_path)
+        return status.st_mtime_ns, status.st_size, status.st_ino, os.path.exists(self._real_path + "-wal")
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
         """Run several SELECTs in one snapshot. No user's code inside: the log cannot be reused meanwhile."""
-        handle = self._connections.handle()
+        handle = self._current_handle()
         with handle.lock:
             self._connections.check_open()
             with self._transaction(handle, "BEGIN", "COMMIT", "ROLLBACK"):
@@ -168,7 +213,7 @@ class Database:
                 # Without the log only "full" keeps a file whole over a power cut on every disk.
                 set_synchronous(connection, self._synchronous if journal_mode == "wal" else "full")
                 bound_the_log(connection)
-            check_length(connection, self.path)
+            check_length(connection, self._real_path)
         except apsw.Error as error:
             connection.close()
             raise self._translated(error) from error
@@ -179,27 +224,28 @@ class Database:
 
     def _target(self) -> tuple[str, int]:
         """Return what to open and how: to write, to read, or (no room for a log beside it) as immutable."""
-        folder = os.path.dirname(self.path)
-        if not os.path.exists(self.path):
+        path, folder = self._real_path, os.path.dirname(self._real_path)
+        self._seen_at_rest = None
+        if not os.path.exists(path):
             if not os.path.isdir(folder):
-                raise StoreMissing(
-                    f"There is no folder {folder} to keep {self.path} in; make it, or give another path."
-                )
+                raise StoreMissing(f"There is no folder {folder} to keep {path} in; make it, or give another path.")
             if not self._create:
-                raise StoreMissing(f"There is no file {self.path}; give the path of a store.")
+                raise StoreMissing(f"There is no file {path}; give the path of a store.")
             if not os.access(folder, os.W_OK):
-                raise StoreReadOnly(f"The folder {folder} cannot be written, so {self.path} cannot be made there.")
-            return self.path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        if not os.path.isfile(self.path):
-            raise NotAStore(f"{self.path} is not a file; give the path of a store.")
-        if not os.access(self.path, os.R_OK):
-            raise StoreUnavailable(f"The file {self.path} cannot be read; ask its owner for permission.")
+                raise StoreReadOnly(f"The folder {folder} cannot be written, so {path} cannot be made there.")
+            return path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        if not os.path.isfile(path):
+            raise NotAStore(f"{path} is not a file; give the path of a store.")
+        if 0 < os.path.getsize(path) < SMALLEST_DATABASE:  # SQLite takes a single byte for an empty database
+            raise NotAStore(f"{path} is not an SQLite database; give the path of a store.")
+        if not os.access(path, os.R_OK):
+            raise StoreUnavailable(f"The file {path} cannot be read; ask its owner for permission.")
         if self.writable:
-            return self.path, apsw.SQLITE_OPEN_READWRITE
-        log = self.path + "-wal"
-        if os.path.exists(log) and os.path.getsize(log):
-            return self.path, apsw.SQLITE_OPEN_READONLY
-        quoted = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            return path, apsw.SQLITE_OPEN_READWRITE
+        if os.path.exists(path + "-wal"):  # somebody has it open; SQLite can read along
+            return path, apsw.SQLITE_OPEN_READONLY
+        self._seen_at_rest = self._state()
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 
     def _default_journal_mode(self, kind: str) -> JournalMode:
@@ -234,6 +280,11 @@ _ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...
         "{path} can only be read here; copy it to a place that you can write to.",
     ),
     ((apsw.NotADBError,), NotAStore, "{path} is not an SQLite database; give the path of a store."),
+    (
+        (apsw.TooBigError,),
+        InvalidInput,
+        "A value is larger than the 48 MiB that a row of {path} takes; save it as an artifact or with save_data.",
+    ),
     ((UnicodeDecodeError,), Damaged, "{path} is damaged: it has a text that is not UTF-8 ({error})."),
     ((apsw.CorruptError,), Damaged, "{path} is damaged: {error}. Keep a copy, and restore it from a backup."),
     (
@@ -260,6 +311,7 @@ def distrust_the_file(connection: apsw.Connection) -> None:
         (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
     ):
         connection.config(option, value)
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA mmap_size=0")
 

@@ -9,14 +9,16 @@ from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
 from sqlitestore.tasks import INSERT_FLOW, digest_of
 
-SELECT_FILE = """SELECT lower(hex(b.key)), b.size, f.metadata, f.digest FROM file AS f JOIN blob AS b ON b.id = f.blob
- WHERE f.path = ?"""
+SELECT_FILE = """SELECT lower(hex(b.key)), f.size, f.metadata, f.digest
+ FROM file AS f LEFT JOIN blob AS b ON b.id = f.blob WHERE f.path = ?"""
 # '0' is the character after '/': all paths below a folder, by the index.
 SELECT_BELOW = "SELECT path FROM file WHERE path >= ? || '/' AND path < ? || '0' ORDER BY path"
 SELECT_PATHS = "SELECT path FROM file ORDER BY path"
-UPSERT_FILE = """INSERT INTO file(path, blob, metadata, digest) SELECT ?, id, ?, ? FROM blob WHERE key = ?
- ON CONFLICT(path) DO UPDATE SET blob = excluded.blob, metadata = excluded.metadata, digest = excluded.digest"""
+UPSERT_FILE = """INSERT INTO file(path, blob, size, metadata, digest) SELECT ?, id, ?, ?, ? FROM blob WHERE key = ?
+ ON CONFLICT(path) DO UPDATE SET blob = excluded.blob, size = excluded.size, metadata = excluded.metadata,
+ digest = excluded.digest"""
 DELETE_FILE = "DELETE FROM file WHERE path = ?"
+HAS_BLOB = "SELECT 1 FROM blob WHERE key = ?"
 KEEP_DATA = """INSERT INTO data(flow, blob) SELECT f.id, b.id FROM flow AS f, blob AS b WHERE f.name = ? AND b.key = ?
  ON CONFLICT DO NOTHING"""
 
@@ -33,18 +35,18 @@ class Files:
         if not overwrite and self.find(path):
             return
         [stored] = self._blobs.put([payload])
-        digest = digest_of(path, key_of(stored.key), metadata)
+        digest = digest_of(path, key_of(stored.key), stored.size, metadata)
         with self._database.write() as connection:
             if not overwrite and connection.execute(SELECT_FILE, (path,)).fetchone():
                 return
-            connection.execute(UPSERT_FILE, (path, metadata, digest, key_of(stored.key)))
+            connection.execute(UPSERT_FILE, (path, stored.size, metadata, digest, key_of(stored.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The file {path!r} was pruned while it was saved; save it again.")
 
     def find(self, path: str) -> tuple[str, int, str | None] | None:
         """Return a file's key, size [bytes] and metadata; None if there is none. Raises Damaged."""
         for key, size, metadata, digest in self._database.query(SELECT_FILE, (path,)):
-            if digest_of(path, key_of(key), metadata) != digest:
+            if not key or digest_of(path, key_of(key), size, metadata) != digest:
                 raise Damaged(f"The row of file {path!r} in {self._database.path} is damaged.")
             return key, size, metadata
         return None
@@ -70,4 +72,7 @@ class Data:
         """Make the blobs roots of the flow, all in one transaction."""
         with self._database.write() as connection:
             connection.execute(INSERT_FLOW, (flow_name,))
-            connection.executemany(KEEP_DATA, ((flow_name, key_of(key)) for key in keys))
+            for key in keys:
+                connection.execute(KEEP_DATA, (flow_name, key_of(key)))
+                if not connection.changes() and not connection.execute(HAS_BLOB, (key_of(key),)).fetchone():
+                    raise BlobNotFound(f"The blob {key} was pruned while it was saved; save it again.")

@@ -29,6 +29,8 @@ def resolve_root(ds_root: str | os.PathLike[str] | None) -> str:
     if not path or "\0" in path:
         raise InvalidName(f"ds_root is the path of the database file; {path!r:.80} cannot be one.")
     path = os.path.abspath(os.path.expanduser(path))
+    if os.name == "posix":
+        path = "/" + path.lstrip("/")  # abspath keeps two slashes, which a URI takes for a host
     return os.path.join(path, DEFAULT_NAME) if os.path.isdir(path) else path
 
 

@@ -20,6 +20,7 @@ MAX_NAME_BYTES = 255
 # Control characters would let a name from a stranger's file write to the terminal that lists it.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\u2028\u2029\ud800-\udfff]")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}").fullmatch
+_NUMBER = re.compile(r"[0-9]{1,10}").fullmatch
 _KEY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{40}").fullmatch
 
 
@@ -186,7 +187,7 @@ def parse_pathspec(flow_name: str, pathspec: object) -> tuple[TaskAddress, int |
         raise InvalidType(f"A pathspec is text, not {type(pathspec).__name__}: {pathspec!r:.80}")
     parts = pathspec.rstrip("/").split("/")
     names, rest = parts[:3], parts[3:]
-    if len(names) < 3 or len(rest) > 1 or not all(part.isascii() and part.isdigit() for part in rest):  # noqa: PLR2004
+    if len(names) < 3 or len(rest) > 1 or not all(_NUMBER(part) for part in rest):  # noqa: PLR2004
         raise InvalidPathspec(f"{pathspec[:200]!r} is not a pathspec of the form run_id/step_name/task_id[/attempt].")
     try:
         return check_task(flow_name, *names), check_attempt(int(rest[0])) if rest else None

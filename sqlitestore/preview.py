@@ -16,7 +16,8 @@ cost and size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -32,22 +33,39 @@ MAX_ITEMS = 8
 MAX_TEXT = 200
 
 _SCALARS = (int, float, bool, complex, type(None))
-_SIZED = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset, range})
+_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, range)
 
 
 def describe(value: Any) -> dict[str, Any]:
     """Return the preview of ``value``; empty where nothing is known. Never raises."""
     kind = type(value)
     try:
-        if kind in _SCALARS:
+        if _is_one_of(kind, _SCALARS):
             return {"repr": _bounded(value)}
-        if kind in _SIZED:
+        if _is_one_of(kind, _SIZED):
             return {"repr": _bounded(value), "length": len(value)}
-        library = kind.__module__.partition(".")[0]
-        describe_known = _LIBRARIES.get(library)
+        describe_known = _LIBRARIES.get(_library_of(kind))
         return _fitting(describe_known(value)) if describe_known else {}
     except Exception:  # noqa: BLE001 - a description must never lose the artifact
         return {}
+
+
+# The plain ones: a metaclass may have properties of these names.
+_MODULE = type.__dict__["__module__"].__get__
+_QUALNAME = type.__dict__["__qualname__"].__get__
+
+
+def _is_one_of(kind: type, kinds: Iterable[type]) -> bool:
+    # By identity: a metaclass may have an __eq__ or __hash__ of its own, which is somebody's code.
+    return any(kind is each for each in kinds)
+
+
+def _library_of(kind: type) -> str:
+    """Return the package that really has the type, "" if it only says so."""
+    module, name = _MODULE(kind), _QUALNAME(kind)
+    if type(module) is not str or getattr(sys.modules.get(module), name, None) is not kind:
+        return ""
+    return module.partition(".")[0]
 
 
 def pack(preview: Mapping[str, Any]) -> bytes | None:
@@ -120,8 +138,9 @@ def _bounded(value: Any, limit: int = MAX_TEXT) -> str:
 def _short(value: Any, depth: int = 3) -> str:
     """Return a text like ``repr``, of at most 8 items a level (reprlib would sort a set of millions first)."""
     kind = type(value)
-    if kind not in _BRACKETS:
-        return _bounded(value, 60) if kind in _SCALARS or kind in _SIZED else f"<{kind.__module__}.{kind.__qualname__}>"
+    if not _is_one_of(kind, _BRACKETS):
+        known = _is_one_of(kind, _SCALARS) or _is_one_of(kind, _SIZED)
+        return _bounded(value, 60) if known else f"<{_QUALNAME(kind)}>"
     opening, closing = _BRACKETS[kind] if value or kind is not set else ("set(", ")")
     if not depth and value:
         return f"{opening}...{closing}"
@@ -146,9 +165,10 @@ def _describe_numpy(value: Any) -> dict[str, Any]:
         preview["shape"] = [int(n) for n in value.shape]
         preview["dtype"] = str(value.dtype)[:MAX_TEXT]
         if value.dtype.kind in "biufcSUMm":
-            # flat does not copy the array, whatever its layout
-            items = ", ".join(str(item)[:24] for item in value.flat[:6]) if value.shape else str(value)[:MAX_TEXT]
-            preview["repr"] = f"[{items}{', ...' if value.size > 6 else ''}]" if value.shape else items  # noqa: PLR2004
+            # Iterating flat copies nothing, whatever the layout, and works above 32 dimensions, where slicing does not.
+            items = [str(item)[:24] for item in islice(value.flat, 6)]
+            more = ", ..." if value.size > len(items) else ""
+            preview["repr"] = f"[{', '.join(items)}{more}]" if value.shape else items[0]
     return preview
 
 
@@ -159,13 +179,20 @@ def _describe_table(value: Any) -> dict[str, Any]:
         preview["shape"] = [int(n) for n in value.shape]
         dtypes = list(value.dtypes)
         names = list(value.columns[: MAX_COLUMNS + 1])[:MAX_COLUMNS]
-        preview["columns"] = [[str(name)[:60], str(dtype)[:24]] for name, dtype in zip(names, dtypes, strict=False)]
+        preview["columns"] = [[_label(name), str(dtype)[:24]] for name, dtype in zip(names, dtypes, strict=False)]
         preview["length"] = int(value.shape[0])
     elif hasattr(value, "dtype") and hasattr(value, "shape"):
         preview["shape"] = [int(n) for n in value.shape]
         preview["dtype"] = str(value.dtype)[:MAX_TEXT]
         preview["length"] = len(value)
     return preview
+
+
+def _label(name: Any) -> str:
+    """Return a column's label in at most 60 characters; a label may be any object, with a ``str`` of its own."""
+    if type(name) is str:
+        return name[:60]
+    return str(name)[:60] if _library_of(type(name)) in {"numpy", "pandas", "datetime"} else _short(name)[:60]
 
 
 def _describe_arrow(value: Any) -> dict[str, Any]:

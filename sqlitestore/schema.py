@@ -111,6 +111,7 @@ FORMAT_1 = {
   stream TEXT NOT NULL,
   part INTEGER NOT NULL CHECK (part >= 0),
   blob INTEGER NOT NULL REFERENCES blob(id),
+  size INTEGER NOT NULL CHECK (size >= 0),
   digest BLOB NOT NULL,
   PRIMARY KEY (attempt, source, stream, part)
 ) STRICT, WITHOUT ROWID""",
@@ -123,6 +124,7 @@ FORMAT_1 = {
     "file": """CREATE TABLE file(
   path TEXT PRIMARY KEY,
   blob INTEGER NOT NULL REFERENCES blob(id),
+  size INTEGER NOT NULL CHECK (size >= 0),
   metadata TEXT,
   digest BLOB NOT NULL
 ) STRICT, WITHOUT ROWID""",

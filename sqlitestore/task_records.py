@@ -8,12 +8,12 @@ integers above 64 bits), and what the ``sqlite3`` shell can read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
-from sqlitestore.model import TaskAddress
+from sqlitestore.model import StoredBlob, TaskAddress
 from sqlitestore.tasks import attempt_id, digest_of, run_id
 
 OF_THE_TASK = -1
@@ -26,20 +26,29 @@ SELECT_METADATA = f"SELECT m.name, m.value, m.digest {_OF} ORDER BY m.name"
 INSERT_METADATA = """INSERT INTO task_metadata(run, step, task, attempt, name, value, digest)
  VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 UPSERT_METADATA = INSERT_METADATA.replace("NOTHING", "UPDATE SET value = excluded.value, digest = excluded.digest")
-_LOG = """FROM flow AS f JOIN run AS r ON r.flow = f.id
- JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
- JOIN log AS l ON l.attempt = a.id JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
-SELECT_LOG = (
-    f"SELECT l.part, lower(hex(b.key)), b.size, l.digest {_LOG} AND l.source = ? AND l.stream = ? ORDER BY l.part"
-)
-SELECT_LOGS = f"SELECT l.source, l.stream, SUM(b.size) {_LOG} GROUP BY l.source, l.stream ORDER BY l.source, l.stream"
-INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, digest)
- SELECT ?, ?, ?, ?, id, ? FROM blob WHERE key = ?"""
+_LOGS = """SELECT l.source, l.stream, l.part, lower(hex(b.key)), l.size, l.digest FROM flow AS f
+ JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
+ JOIN log AS l ON l.attempt = a.id LEFT JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
+SELECT_LOGS = f"{_LOGS} ORDER BY l.source, l.stream, l.part"
+SELECT_LOG = f"{_LOGS} AND l.source = ? AND l.stream = ? ORDER BY l.part"
+INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, size, digest)
+ SELECT ?, ?, ?, ?, id, ?, ? FROM blob WHERE key = ?"""
 SELECT_DIGESTS = "SELECT digest FROM log WHERE attempt = ? AND source = ? AND stream = ? ORDER BY part"
 DELETE_LOG = "DELETE FROM log WHERE attempt = ? AND source = ? AND stream = ?"
 
 LOG_BLOCK = 2**20
 """[bytes] Of a log that are compared or read at a time."""
+
+
+class _Part(NamedTuple):
+    """A part of a log as its row says."""
+
+    source: str
+    stream: str
+    part: int
+    key: str
+    size: int
+    digest: bytes
 
 
 class TaskMetadata:
@@ -96,54 +105,64 @@ class Logs:
             if not self._continues(parts, read):
                 kept, written = 0, 0
             else:
-                kept, written = len(parts), sum(part[2] for part in parts)
+                kept, written = len(parts), sum(part.size for part in parts)
             read.seek(start + written)
             if kept and not read.read(1):
                 return
             [stored] = self._blobs.put([_rest_of(read, start + written)])
-            if self._insert(task, attempt, source, stream, kept, stored.key, [part[3] for part in parts]):
+            if self._insert(task, attempt, source, stream, kept, stored, [part.digest for part in parts]):
                 return
         raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
 
     def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
         """Store ``text`` as the log; take the old bytes out of the file, unless something else has the same."""
         [stored] = self._blobs.put([payload_of(text)])
-        parts: list[tuple[Any, ...]] = []
+        parts: list[_Part] = []
         for _ in range(100):
             parts = self._parts(task, attempt, source, stream)
-            if self._insert(task, attempt, source, stream, 0, stored.key, [part[3] for part in parts]):
+            if self._insert(task, attempt, source, stream, 0, stored, [part.digest for part in parts]):
                 break
         else:
             raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
-        self._blobs.discard({part[1] for part in parts} - {stored.key})
+        self._blobs.discard({part.key for part in parts} - {stored.key})
 
     def load(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
         """Return the whole log, None if there is none. Raises Damaged."""
         parts = self._parts(task, attempt, source, stream)
         if not parts:
             return None
-        return b"".join(data for _, data in self._blobs.load(part[1] for part in parts))
+        return b"".join(data for _, data in self._blobs.load(part.key for part in parts))
 
     def sizes(self, task: TaskAddress, attempt: int) -> dict[tuple[str, str], int]:
-        """Return the size [bytes] of each log of the attempt by source and stream, sorted."""
+        """Return the size [bytes] of each log of the attempt by source and stream, sorted. Raises Damaged."""
         bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id)
-        return {(source, stream): size for source, stream, size in self._database.query(SELECT_LOGS, bindings)}
+        sizes: dict[tuple[str, str], int] = {}
+        for part in self._checked(task, attempt, self._database.query(SELECT_LOGS, bindings)):
+            sizes[part.source, part.stream] = sizes.get((part.source, part.stream), 0) + part.size
+        return sizes
 
-    def _parts(self, task: TaskAddress, attempt: int, source: str, stream: str) -> list[tuple[Any, ...]]:
+    def _parts(self, task: TaskAddress, attempt: int, source: str, stream: str) -> list[_Part]:
         bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id, source, stream)
-        parts = self._database.query(SELECT_LOG, bindings)
-        for expected, (part, key, _, digest) in enumerate(parts):
-            if part != expected or digest_of(*task, attempt, source, stream, part, key_of(key)) != digest:
+        return self._checked(task, attempt, self._database.query(SELECT_LOG, bindings))
+
+    def _checked(self, task: TaskAddress, attempt: int, rows: Iterable[tuple[Any, ...]]) -> list[_Part]:
+        """Return the parts; they are numbered from 0 in each log, and their rows are as written. Raises Damaged."""
+        parts: list[_Part] = []
+        for part in map(_Part._make, rows):
+            first = not parts or parts[-1][:2] != part[:2]
+            expected = 0 if first else parts[-1].part + 1
+            if part.part != expected or not part.key or _digest(task, attempt, part) != part.digest:
                 raise Damaged(
-                    f"The log {source}/{stream} of attempt {attempt} of task {task.pathspec} in {self._database.path} "
-                    f"is damaged: part {expected} differs from what was written."
+                    f"The log {part.source}/{part.stream} of attempt {attempt} of task {task.pathspec} in "
+                    f"{self._database.path} is damaged: part {expected} differs from what was written."
                 )
+            parts.append(part)
         return parts
 
-    def _continues(self, parts: Iterable[tuple[Any, ...]], read: BinaryIO) -> bool:
+    def _continues(self, parts: Iterable[_Part], read: BinaryIO) -> bool:
         """Return whether ``read`` begins with the parts."""
         for part in parts:
-            with self._blobs.open(part[1]) as stored:
+            with self._blobs.open(part.key) as stored:
                 while block := stored.read(LOG_BLOCK):
                     if read.read(len(block)) != block:
                         break
@@ -154,20 +173,24 @@ class Logs:
         return True
 
     def _insert(
-        self, task: TaskAddress, attempt: int, source: str, stream: str, part: int, key: str, seen: list[bytes]
+        self, task: TaskAddress, attempt: int, source: str, stream: str, part: int, blob: StoredBlob, seen: list[bytes]
     ) -> bool:
         """Make the blob part ``part`` and the last; False if the log no longer has the parts ``seen``."""
-        digest = digest_of(*task, attempt, source, stream, part, key_of(key))
+        digest = _digest(task, attempt, _Part(source, stream, part, blob.key, blob.size, b""))
         with self._database.write() as connection:
             row = attempt_id(connection, task, attempt)[0]
             if [found for (found,) in connection.execute(SELECT_DIGESTS, (row, source, stream))] != seen:
                 return False
             if part == 0:
                 connection.execute(DELETE_LOG, (row, source, stream))
-            connection.execute(INSERT_PART, (row, source, stream, part, digest, key_of(key)))
+            connection.execute(INSERT_PART, (row, source, stream, part, blob.size, digest, key_of(blob.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The log {source}/{stream} of {task.pathspec} was pruned meanwhile; save it again.")
         return True
+
+
+def _digest(task: TaskAddress, attempt: int, part: _Part) -> bytes:
+    return digest_of(*task, attempt, part.source, part.stream, part.part, key_of(part.key), part.size)
 
 
 def _rest_of(read: BinaryIO, start: int) -> Payload:

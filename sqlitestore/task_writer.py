@@ -68,6 +68,8 @@ class TaskDataStoreWriter(TaskDataStore):
     def _payloads(self, artifacts: Iterable[Any], infos: list[tuple[str, dict[str, Any]]]) -> Iterator[Payload]:
         for pair in artifacts:
             try:
+                if isinstance(pair, str | Buffer):
+                    raise TypeError  # noqa: TRY301 - two letters are no pair
                 name, obj = pair
             except (TypeError, ValueError) as error:
                 raise InvalidType(f"save_artifacts takes (name, object) pairs, not {type(pair).__name__}.") from error

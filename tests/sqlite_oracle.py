@@ -117,7 +117,7 @@ def check_records(connection):
         assert digest(*fields) == found
     parts = Counter()
     for *fields, found in connection.execute(
-        "SELECT f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.digest FROM log l"
+        "SELECT f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size, l.digest FROM log l"
         " JOIN blob b ON b.id = l.blob JOIN attempt a ON a.id = l.attempt "
         + of_run.format("a")
         + " ORDER BY l.attempt, l.source, l.stream, l.part"
@@ -126,6 +126,6 @@ def check_records(connection):
         assert fields[7] == parts[tuple(fields[:7])]
         parts[tuple(fields[:7])] += 1
     for *fields, found in connection.execute(
-        "SELECT p.path, b.key, p.metadata, p.digest FROM file p JOIN blob b ON b.id = p.blob"
+        "SELECT p.path, b.key, p.size, p.metadata, p.digest FROM file p JOIN blob b ON b.id = p.blob"
     ):
         assert digest(*fields) == found

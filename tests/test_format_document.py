@@ -171,9 +171,9 @@ def _artifacts(path: Path) -> Iterator[Row]:
         fields = _query(
             path,
             "SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview FROM artifact AS x"
-            f" JOIN blob AS b ON b.id = x.blob WHERE x.attempt = {attempt}",
+            f" JOIN blob AS b ON b.id = x.blob WHERE x.attempt = {attempt} ORDER BY x.position",
         )
-        yield Row(stored, sorted((list(row) for row in fields), key=lambda row: row[0].encode()))
+        yield Row(stored, [list(row) for row in fields])
 
 
 def _attempts(path: Path) -> Iterator[Row]:
@@ -197,7 +197,7 @@ def _metadata(path: Path) -> Iterator[Row]:
 def _logs(path: Path) -> Iterator[Row]:
     for stored, *fields in _query(
         path,
-        "SELECT l.digest, f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key FROM log AS l"
+        "SELECT l.digest, f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size FROM log AS l"
         " JOIN blob AS b ON b.id = l.blob JOIN attempt AS a ON a.id = l.attempt JOIN run AS r ON r.id = a.run"
         " JOIN flow AS f ON f.id = r.flow",
     ):
@@ -206,7 +206,7 @@ def _logs(path: Path) -> Iterator[Row]:
 
 def _files(path: Path) -> Iterator[Row]:
     for stored, *fields in _query(
-        path, "SELECT x.digest, x.path, b.key, x.metadata FROM file AS x JOIN blob AS b ON b.id = x.blob"
+        path, "SELECT x.digest, x.path, b.key, x.size, x.metadata FROM file AS x JOIN blob AS b ON b.id = x.blob"
     ):
         yield Row(stored, fields)
 
