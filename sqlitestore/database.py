@@ -113,12 +113,22 @@ class Database:
                 self._connections.check_open()
                 try:
                     rows = handle.connection.execute(statement, bindings).fetchall()
+                except apsw.TooBigError as error:
+                    raise self._too_big(bindings) from error
                 except (apsw.Error, UnicodeDecodeError) as error:
                     if self._still_at_rest():
                         raise self._translated(error) from error
                     continue
             if self._still_at_rest():
                 return rows
+
+    def _too_big(self, bindings: Sequence[Any] | dict[str, Any]) -> DataException:
+        """Return what it means that a SELECT met a value above LARGEST_VALUE: ours, or one in the file."""
+        if any(isinstance(value, str | bytes) and len(value) > LARGEST_VALUE // 4 for value in bindings):
+            return InvalidInput("More was asked for than one call takes; ask for some hundred thousand at a time.")
+        return Damaged(
+            f"{self.path} is damaged: it has a row of more than {LARGEST_VALUE:,} bytes, which we never write."
+        )
 
     def _current_handle(self) -> Handle:
         """Return this thread's handle; a new one if the file that it was opened on as at rest is so no longer."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -165,10 +166,10 @@ def _describe_numpy(value: Any) -> dict[str, Any]:
         preview["shape"] = [int(n) for n in value.shape]
         preview["dtype"] = str(value.dtype)[:MAX_TEXT]
         if value.dtype.kind in "biufcSUMm":
-            # Iterating flat copies nothing, whatever the layout, and works above 32 dimensions, where slicing does not.
-            items = [str(item)[:24] for item in islice(value.flat, 6)]
-            more = ", ..." if value.size > len(items) else ""
-            preview["repr"] = f"[{', '.join(items)}{more}]" if value.shape else items[0]
+            with suppress(RuntimeError):  # flat takes up to 32 dimensions; it copies nothing, whatever the layout
+                items = [str(item)[:24] for item in islice(value.flat, 6)]
+                more = ", ..." if value.size > len(items) else ""
+                preview["repr"] = f"[{', '.join(items)}{more}]" if value.shape else items[0]
     return preview
 
 

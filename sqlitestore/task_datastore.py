@@ -251,7 +251,11 @@ class TaskDataStore:
             with self._ca_store.open_blob(key) as file:
                 return file.read()
 
-        return lambda key: BytesIO(data(key))
+        def opened(key: str) -> BytesIO:
+            self._storage_impl.has_blobs(self._task.flow_name, ())  # a store closed meanwhile says so
+            return BytesIO(data(key))
+
+        return opened
 
     def _artifact(self, name: str) -> Artifact:
         if not isinstance(name, str):

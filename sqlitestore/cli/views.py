@@ -129,8 +129,8 @@ def attempt_row(
 
 
 def artifact_rows(storage: SQLiteStorage, attempt: Attempt) -> list[Row]:
-    """Return a row for each artifact of an attempt; none if it is not done."""
-    return [artifact_row(name, artifact) for name, artifact in artifacts_of(storage, attempt).items()]
+    """Return a row for each artifact of an attempt, sorted by name; none if it is not done."""
+    return [artifact_row(name, artifact) for name, artifact in sorted(artifacts_of(storage, attempt).items())]
 
 
 def artifact_row(name: str, artifact: Artifact) -> Row:
