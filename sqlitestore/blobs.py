@@ -22,7 +22,7 @@ from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunking import Chunker
 from sqlitestore.database import Database
-from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
+from sqlitestore.errors import BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 
@@ -54,8 +54,8 @@ Payload: TypeAlias = Callable[[WriteFile], object]
 BlobReader: TypeAlias = InlineReader | ChunkedReader
 
 
-class ChunkVanished(Exception):
-    """A chunk of a blob in the making was pruned before the blob could reference it."""
+class ChunkVanished(DataException):
+    """A chunk of a blob in the making was pruned before the blob could reference it; never leaves this module."""
 
 
 def payload_of(data: Buffer) -> Payload:

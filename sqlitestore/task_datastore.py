@@ -15,19 +15,16 @@ from functools import cache, partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
+from sqlitestore.artifact_lookup import TOGETHER, ArtifactsTogether
 from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, WrongMode
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_iterable, check_name, check_task
 from sqlitestore.pickling import SERIALIZERS, ReadFile, Serializer
-from sqlitestore.storage import DataStoreStorage
 
 if TYPE_CHECKING:
     from sqlitestore.flow_datastore import FlowDataStore
 
 _INCLUDED_FILE = "<class 'metaflow.includefile.IncludedFile'>"
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)").fullmatch
-TOGETHER = 500
-"""Attempts of one look-up whose artifacts are fetched by one query, when the first of them is needed."""
-
 READ_ONCE = 16 * 2**20
 """[bytes] Up to here a blob that several names of a call share is kept to make each its object."""
 
@@ -130,7 +127,7 @@ class TaskDataStore:
         """Return readers of attempts that were just looked up; their artifacts are looked up when first needed."""
         datastores = []
         for start in range(0, len(attempts), TOGETHER):
-            together = _Together(parent._storage_impl, attempts[start : start + TOGETHER])
+            together = ArtifactsTogether(parent._storage_impl, attempts[start : start + TOGETHER])
             for attempt in attempts[start : start + TOGETHER]:
                 datastore = object.__new__(cls)
                 datastore._prepare(parent, attempt.task, attempt.number)
@@ -306,7 +303,7 @@ class TaskDataStore:
         """Return values by name: of the names in ``include`` (default: all), without those that begin with "_" unless
         ``show_private``; an ArtifactTooLarge in place of each value of more than ``max_value_size`` bytes.
         """  # noqa: D205
-        included = None if include is None else set(check_iterable("artifact names", include))
+        included = include if include is None or isinstance(include, str) else set(check_iterable("names", include))
         values: dict[str, Any] = {}
         for name in self._objects:
             if (included and name not in included) or (name.startswith("_") and not show_private):
@@ -382,23 +379,3 @@ class TaskDataStore:
                     f"{self._task.pathspec} was opened with mode {self._mode!r}."
                 )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
-class _Together:
-    """The artifacts of done attempts that were found together: whoever asks first fetches those of all."""
-
-    def __init__(self, storage: DataStoreStorage, attempts: Sequence[Attempt]) -> None:
-        self._storage = storage
-        self._attempts = [attempt for attempt in attempts if attempt.done is not None]
-        self._found: dict[tuple[TaskAddress, int], Mapping[str, Artifact]] | None = None
-
-    def artifacts(self, attempt: Attempt) -> Mapping[str, Artifact]:
-        """Return the artifacts of one of the attempts. A fault in another's rows is not this one's."""
-        if self._found is None:
-            try:
-                loaded = self._storage.load_artifacts_of(self._attempts)
-                self._found = {(a.task, a.number): found for a, found in zip(self._attempts, loaded, strict=True)}
-            except (Damaged, NotFound):
-                self._found = {}
-        found = self._found.get((attempt.task, attempt.number))
-        return self._storage.load_artifacts_of([attempt])[0] if found is None else found

@@ -45,7 +45,7 @@ LOGS = st.text(max_size=20).map(str.encode) | st.sampled_from([b"", b"one", b"on
 class Model:
     """An attempt as it should be."""
 
-    started: bool = False
+    started: int = 0  # counts starts, over all attempts; 0 for one that has not
     done: dict[str, Any] | None = None
     logs: dict[tuple[str, str], bytes] = field(default_factory=dict)
 

@@ -117,8 +117,8 @@ def check_records(connection):
         assert digest(*fields) == found
     parts = Counter()
     for *fields, found in connection.execute(
-        "SELECT f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size, l.digest FROM log l"
-        " JOIN blob b ON b.id = l.blob JOIN attempt a ON a.id = l.attempt "
+        "SELECT f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size, l.digest"
+        " FROM log l JOIN blob b ON b.id = l.blob JOIN attempt a ON a.id = l.attempt "
         + of_run.format("a")
         + " ORDER BY l.attempt, l.source, l.stream, l.part"
     ):

@@ -197,9 +197,9 @@ def _metadata(path: Path) -> Iterator[Row]:
 def _logs(path: Path) -> Iterator[Row]:
     for stored, *fields in _query(
         path,
-        "SELECT l.digest, f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size FROM log AS l"
-        " JOIN blob AS b ON b.id = l.blob JOIN attempt AS a ON a.id = l.attempt JOIN run AS r ON r.id = a.run"
-        " JOIN flow AS f ON f.id = r.flow",
+        "SELECT l.digest, f.name, r.name, a.step, a.task, a.number, l.source, l.stream, l.part, b.key, l.size"
+        " FROM log AS l JOIN blob AS b ON b.id = l.blob JOIN attempt AS a ON a.id = l.attempt"
+        " JOIN run AS r ON r.id = a.run JOIN flow AS f ON f.id = r.flow",
     ):
         yield Row(stored, fields)
 

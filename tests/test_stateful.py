@@ -69,6 +69,12 @@ class Machine(RuleBasedStateMachine):
         """Return the attempts that are done."""
         return [place for place, model in self.attempts.items() if model.done is not None]
 
+    def first_start(self, place):
+        """Return when any attempt of the task started first."""
+        return min(
+            (model.started for (of, _), model in self.attempts.items() if of == place[0] and model.started), default=0
+        )
+
     def latest(self, task):
         """Return the number of the latest attempt that started, None if none has."""
         return max(
@@ -96,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         writer = self.writer(index)
         if self.refused(writer, threaded, writer.datastore.init_task):
             return
-        self.attempt(writer.place).started = True
+        self.attempt(writer.place).started = 1 + max((model.started for model in self.attempts.values()), default=0)
 
     @rule(index=st.integers(-2, 1), artifacts=ARTIFACTS, threaded=st.booleans())
     def save(self, index, artifacts, threaded):
@@ -264,12 +270,12 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def runs_are_found(self):
-        """Find in a run the latest started attempts that are done, in order of appearance, with all that they have."""
+        """Find in a run the latest started attempts that are done, by their first start, with all that they have."""
         self.turn += 1
         store = self.stores[self.turn % 2]
         for run in ("1", "run 2"):
             tasks = dict.fromkeys(task for task, _ in self.attempts if task[0] == run)
-            latest = [(task, self.latest(task)) for task in tasks]
+            latest = sorted(((task, self.latest(task)) for task in tasks), key=self.first_start)
             expected = [place for place in latest if place[1] is not None and self.attempts[place].done is not None]
             found = store.get_latest_task_datastores(run_id=run)
             assert [self.place_of(reader) for reader in found] == expected
@@ -291,7 +297,7 @@ class Machine(RuleBasedStateMachine):
             model = self.attempts[place]
             reader = store.get_task_datastore(*task, attempt=number, allow_not_done=True)
             assert self.same(reader, (model.done or {}) if self.readable(place) else {})
-            assert reader.has_metadata("attempt.json") == model.started
+            assert reader.has_metadata("attempt.json") == bool(model.started)
             assert reader.has_metadata("DONE.lock") == (model.done is not None)
             for (source, stream), data in model.logs.items():
                 assert reader.load_logs([source], stream) == [(source, data)]

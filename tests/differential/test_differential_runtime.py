@@ -47,6 +47,7 @@ def test_a_provider_is_told_the_same(tmp_path: Path) -> None:
             write(flow, "1/s/2", {})
             write(flow, "1/s/3", {"x": 1}, done=False)
             clone = flow.get_task_datastore("1", "s", "4", attempt=0, mode="w")
+            clone.init_task()
             clone.clone(flow.get_task_datastore("1", "s", "1"))
             clone.save_artifacts([("c", 2), ("b", 5)])
             clone.done()
