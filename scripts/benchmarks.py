@@ -68,6 +68,7 @@ class Workloads:
     def __init__(self, megabytes: int, tasks: int) -> None:
         self.array = np.random.default_rng(0).random(megabytes * 125_000)
         self.tasks = tasks
+        self.pathspecs = [f"1/train/{number}" for number in range(tasks)]
 
     def save_noise(self, open_store: Callable[[], Any]) -> tuple[float, float]:
         with open_store() as flow:
@@ -100,21 +101,26 @@ class Workloads:
         return time.perf_counter() - start, self.tasks
 
     def look_up_run(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        with open_store() as flow:
-            start = time.perf_counter()
-            found = flow.get_task_datastores("1", ["train"])
-            keys = [task.keys_for_artifacts(["number"]) for task in found]
-            seconds = time.perf_counter() - start
-        return seconds, self._all(keys)
+        return self._look_up(open_store, lambda flow: flow.get_task_datastores("1", ["train"]))
 
     def look_up_pathspecs(self, open_store: Callable[[], Any]) -> tuple[float, float]:
-        pathspecs = [f"1/train/{number}" for number in range(self.tasks)]
+        return self._look_up(open_store, lambda flow: flow.get_task_datastores(pathspecs=self.pathspecs))
+
+    def look_up_run_keys(self, open_store: Callable[[], Any]) -> tuple[float, float]:
+        return self._look_up(open_store, lambda flow: self._keys(flow.get_task_datastores("1", ["train"])))
+
+    def look_up_pathspecs_keys(self, open_store: Callable[[], Any]) -> tuple[float, float]:
+        return self._look_up(open_store, lambda flow: self._keys(flow.get_task_datastores(pathspecs=self.pathspecs)))
+
+    def _look_up(self, open_store: Callable[[], Any], look_up: Callable[[Any], list[Any]]) -> tuple[float, float]:
         with open_store() as flow:
             start = time.perf_counter()
-            found = flow.get_task_datastores(pathspecs=pathspecs)
-            keys = [task.keys_for_artifacts(["number"]) for task in found]
+            found = look_up(flow)
             seconds = time.perf_counter() - start
-        return seconds, self._all(keys)
+        return seconds, self._all(found)
+
+    def _keys(self, found: list[Any]) -> list[Any]:
+        return [task.keys_for_artifacts(["number"]) for task in found]
 
     def load_small(self, open_store: Callable[[], Any]) -> tuple[float, float]:
         with open_store() as flow:
@@ -134,15 +140,17 @@ class Workloads:
 GROUPS = [
     ["save_noise_closed"],
     ["save_noise", "load_noise"],
-    ["save_tasks", "look_up_run", "look_up_pathspecs", "load_small"],
+    ["save_tasks", *(f"look_up_{what}" for what in ("run", "pathspecs", "run_keys", "pathspecs_keys")), "load_small"],
 ]
 LABELS = {
     "save_noise": "float64 noise: saved",
     "save_noise_closed": "float64 noise: saved and the store closed",
     "load_noise": "float64 noise: loaded",
     "save_tasks": "tasks of 5 small artifacts, each with init_task and done: written",
-    "look_up_run": "the same: looked up by run and step, a key of each read",
-    "look_up_pathspecs": "the same: looked up by pathspecs, a key of each read",
+    "look_up_run": "the same: looked up by run and step",
+    "look_up_pathspecs": "the same: looked up by pathspecs",
+    "look_up_run_keys": "the same: looked up by run and step, and the key of an artifact of each",
+    "look_up_pathspecs_keys": "the same: looked up by pathspecs, and the key of an artifact of each",
     "load_small": "the same: one artifact of each loaded",
 }
 UNITS = {"save_noise": "MB/s", "save_noise_closed": "MB/s", "load_noise": "MB/s"}
@@ -185,14 +193,14 @@ def main() -> None:
         shutil.rmtree(folder)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"{machine}; medians of {arguments.rounds} rounds\n")
-    print(f"{'workload':<68} {'sqlitestore':>12} {'metaflow':>12} {'ratio':>7}")
+    print(f"{'workload':<72} {'sqlitestore':>12} {'metaflow':>12} {'ratio':>7}")
     rows = []
     for workload, by_store in rates.items():
         ratio = statistics.median(a / b for a, b in zip(by_store["sqlitestore"], by_store["metaflow"], strict=True))
         ours, theirs = (statistics.median(by_store[name]) for name in ("sqlitestore", "metaflow"))
         unit = UNITS.get(workload, "/s")
         label = LABELS[workload]
-        print(f"{label:<68} {ours:>7,.0f} {unit:<4} {theirs:>7,.0f} {unit:<4} {ratio:>7.1f}")
+        print(f"{label:<72} {ours:>7,.0f} {unit:<4} {theirs:>7,.0f} {unit:<4} {ratio:>7.1f}")
         rows.append({"workload": workload, "label": label, "unit": unit, "rates": by_store, "ratio": ratio})
     print(
         f"\ndisk taken by {arguments.tasks:,} tasks: "

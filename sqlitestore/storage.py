@@ -94,10 +94,10 @@ class DataStoreStorage(ABC):
         """Return the attempts of the tasks in one snapshot, in the order asked, then by number."""
 
     @abstractmethod
-    def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
+    def load_artifacts(self, task: TaskAddress, attempt: int) -> Mapping[str, Artifact]:
         """Return a done attempt's artifacts by name, in the order saved. Raises TaskNotFound if there is none."""
 
-    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
+    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> Sequence[Mapping[str, Artifact]]:
         """Return ``load_artifacts`` of each attempt, as found by this storage. Override it to fetch them together."""
         return [self.load_artifacts(attempt.task, attempt.number) for attempt in attempts]
 
@@ -253,14 +253,14 @@ class SQLiteStorage(DataStoreStorage):
         """See the contract."""
         return self._tasks.find_tasks(tasks)
 
-    def load_artifacts(self, task: TaskAddress, attempt: int) -> dict[str, Artifact]:
+    def load_artifacts(self, task: TaskAddress, attempt: int) -> Mapping[str, Artifact]:
         """See the contract."""
         found = [each for each in self._tasks.find_tasks([task]) if each.number == attempt]
         if not found or found[0].done is None:
             raise TaskNotFound(f"Attempt {attempt} of task {task.pathspec} is not there, or not done.")
         return self._tasks.artifacts(found)[0]
 
-    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> list[dict[str, Artifact]]:
+    def load_artifacts_of(self, attempts: Sequence[Attempt]) -> Sequence[Mapping[str, Artifact]]:
         """See the contract. One query for all."""
         return self._tasks.artifacts(attempts)
 

@@ -46,7 +46,11 @@ class TaskDataStoreReader(TaskDataStore):
 
     def keys_for_artifacts(self, names: Iterable[str]) -> list[str | None]:
         """Return the key of each named artifact, None where there is none."""
-        return [self._objects.get(name) for name in check_iterable("artifact names", names)]
+        names = check_iterable("artifact names", names)
+        if self._keys is not None:
+            return [self._keys.get(name) for name in names]
+        found = self._artifacts()  # as found, of which only these are wanted
+        return [found[name].key if name in found else None for name in names]
 
     def get_artifact_sizes(self, names: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Yield ``(name, size [bytes])`` of the serialized artifacts. Raises ArtifactNotFound."""

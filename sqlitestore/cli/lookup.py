@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -108,7 +108,7 @@ def attempt_of(storage: DataStoreStorage, task: TaskAddress, number: int | None)
     raise TaskNotFound(f"Task {task.pathspec} has no attempt {number}; it has {there}.")
 
 
-def artifacts_of(storage: DataStoreStorage, attempt: Attempt) -> dict[str, Artifact]:
+def artifacts_of(storage: DataStoreStorage, attempt: Attempt) -> Mapping[str, Artifact]:
     """Return the artifacts of an attempt; one that is not done has none."""
     return {} if attempt.done is None else storage.load_artifacts(attempt.task, attempt.number)
 
