@@ -1,9 +1,6 @@
 """The tables ``blob``, ``chunk`` and ``blob_chunk``: immutable bytes under the digest of their content.
 
-A small blob's bytes sit in its row; a large one is an ordered list of chunks, which blobs share. Chunks go in first, in
-bounded transactions; then one transaction writes the blob's row and list. A chunk that vanished in between (pruned by
-another process, since nothing referenced it yet) makes SQLite's foreign key refuse that transaction, and the payload is
-put again.
+A small blob's bytes sit in its row; a large one is an ordered list of chunks, which blobs share (see ``chunk_stream``).
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pickle import PickleBuffer
 from typing import Any, TypeAlias
 
@@ -20,17 +18,14 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
-from sqlitestore.chunking import Chunker
+from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
 from sqlitestore.database import Database
-from sqlitestore.errors import BlobNotFound, Damaged, DataException, InvalidKey
+from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 
 INLINE = 64 * 1024
 """[bytes] A blob up to here sits in its row."""
-
-BATCH = 16 * 2**20
-"""[bytes] Of encoded data that one transaction writes: what bounds both memory and how long others wait."""
 
 KEYS_AT_ONCE = 256
 
@@ -38,24 +33,15 @@ SELECT_BLOB = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
 SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS asked
  LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
 HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
-INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
 INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
 DELETE_BLOB = "DELETE FROM blob WHERE key = ?"
-SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
-INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
-DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
 SELECT_CHUNKS_OF = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
  ORDER BY c.position"""
-INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 
 Payload: TypeAlias = Callable[[WriteFile], object]
 """Bytes that write themselves to a file, again if they are asked again."""
 
 BlobReader: TypeAlias = InlineReader | ChunkedReader
-
-
-class ChunkVanished(DataException):
-    """A chunk of a blob in the making was pruned before the blob could reference it; never leaves this module."""
 
 
 def payload_of(data: Buffer) -> Payload:
@@ -69,8 +55,8 @@ def key_of(hexdigest: str) -> bytes:
 
 
 def hasher_for(key: bytes) -> Any:
-    """Return the hash whose digest a key is: xxh3-128 (16 bytes, ours) or SHA-1 (20 bytes, Metaflow's)."""
-    return xxh3_128() if len(key) == 16 else hashlib.sha1(usedforsecurity=False)  # noqa: PLR2004
+    """Return the hash whose digest a key is: SHA-1 for 20 bytes (Metaflow's), else xxh3-128 (ours)."""
+    return hashlib.sha1(usedforsecurity=False) if len(key) == 20 else xxh3_128()  # noqa: PLR2004
 
 
 class Blobs:
@@ -185,7 +171,7 @@ class BlobWriter:
         self._database = database
         self._expected = expected
         self._gathered = bytearray()
-        self._stream: _ChunkStream | None = None
+        self._stream: ChunkStream | None = None
         self.size = 0
         self.key = b""
         self.small: bytes | None = None
@@ -202,9 +188,7 @@ class BlobWriter:
             if self.size <= INLINE:
                 self._gathered += view
                 return size
-            self._stream = _ChunkStream(
-                self._database, xxh3_128() if not self._expected else hasher_for(self._expected)
-            )
+            self._stream = ChunkStream(self._database, partial(hasher_for, self._expected or b""))
             self._stream.write(memoryview(self._gathered))
         self._stream.write(view)
         return size
@@ -223,12 +207,27 @@ class BlobWriter:
         else:
             self.key = self._stream.finish_chunks()
             self._check_key()
-            self._stream.insert_blob(self.key, self.size)
+            if not self._stream.insert_blob(self.key, self.size):
+                self._compare(self._stream)
+                self._stream.undo()  # the stored blob may be cut otherwise, and does not need our chunks
 
     def undo(self) -> None:
         """Take the new chunks out again, where nothing references them."""
         if self._stream is not None:
             self._stream.undo()
+
+    def _compare(self, stream: ChunkStream) -> None:
+        """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
+        rows = self._database.query(SELECT_CHUNKS_OF, (self.key,))
+        if stream.is_made_of([chunk for (chunk,) in rows]):
+            return
+        try:
+            with stream.reader(self.key, self.size) as ours, Blobs(self._database).open(self.key.hex()) as stored:
+                while data := ours.read(2**20):
+                    check_equal(self.key, stored.read(2**20), data)
+                check_equal(self.key, stored.read(1), b"")
+        except BlobNotFound as error:  # pruned since
+            raise ChunkVanished from error
 
     def _check_key(self) -> None:
         if self._expected is not None and self._expected != self.key:
@@ -249,7 +248,7 @@ class _SmallBatch:
     def add(self, key: bytes, data: bytes) -> None:
         known = self._waiting.setdefault(key, data)
         if known is not data:
-            _check_equal(key, known, data)
+            check_equal(key, known, data)
             return
         self._bytes += len(data) + 100
         if self._bytes >= BATCH:
@@ -269,137 +268,7 @@ class _SmallBatch:
                     continue
                 try:
                     with self._blobs.open(key.hex()) as stored:
-                        _check_equal(key, stored.read(), data)
+                        check_equal(key, stored.read(), data)
                 except BlobNotFound:  # pruned since
                     self.add(key, data)
             self.flush()
-
-
-class _ChunkStream:
-    """A large blob on its way in: cuts it, finds the chunks that the store has, and inserts the new ones in batches."""
-
-    def __init__(self, database: Database, hasher: Any) -> None:
-        self._database = database
-        self._hasher = hasher
-        self._chunker = Chunker()
-        self._order = array("q")  # chunk ids; 0 where the chunk still waits
-        self._waiting: dict[bytes, tuple[bytes, list[int]]] = {}
-        self._rows: list[tuple[bytes, int, int, Buffer]] = []
-        self._bytes = 0
-        self._inserted: list[int] = []
-
-    def write(self, view: memoryview) -> None:
-        for chunk in self._chunker.write(view):
-            self._take(chunk)
-
-    def finish_chunks(self) -> bytes:
-        """Store the last chunks; return the digest of all."""
-        for chunk in self._chunker.flush():
-            self._take(chunk)
-        self._flush()
-        digest: bytes = self._hasher.digest()
-        return digest
-
-    def _take(self, view: memoryview) -> None:
-        # A copy of our own: another thread, or the object's own pickling, may change the buffer between hashing and
-        # inserting, and the chunk would be stored under the digest of something else.
-        data = bytes(view)
-        self._hasher.update(data)
-        digest = xxh3_128_digest(data)
-        if digest in self._waiting:
-            waiting, positions = self._waiting[digest]
-            _check_equal(digest, waiting, data)
-            positions.append(len(self._order))
-            self._order.append(0)
-            return
-        known = self._find(digest, data)
-        if known:
-            self._order.append(known)
-            return
-        codec, stored = codecs.encode(data)
-        self._waiting[digest] = data, [len(self._order)]
-        self._rows.append((digest, len(data), codec, stored))
-        self._order.append(0)
-        self._bytes += len(data) + (0 if stored is data else memoryview(stored).nbytes)
-        if self._bytes >= BATCH:
-            self._flush()
-
-    def _find(self, digest: bytes, data: bytes) -> int:
-        """Return the id of the equal chunk in the store, 0 if there is none."""
-        for chunk_id, size, codec, stored in self._database.query(SELECT_CHUNK, (digest,)):
-            if size != len(data):
-                raise _collision(digest)
-            _check_equal(digest, codecs.decode(codec, stored, size), data)
-            return int(chunk_id)
-        return 0
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        found: dict[bytes, int] = {}
-        inserted = []
-        with self._database.write() as connection:
-            for row in self._rows:
-                connection.execute(INSERT_CHUNK, row)
-                if connection.changes():
-                    found[row[0]] = connection.last_insert_rowid()
-                    inserted.append(found[row[0]])
-        self._inserted += inserted
-        for digest, (data, positions) in self._waiting.items():
-            chunk_id = found.get(digest) or self._find(digest, data)  # another process was faster
-            if not chunk_id:
-                raise ChunkVanished
-            for position in positions:
-                self._order[position] = chunk_id
-        self._waiting, self._rows, self._bytes = {}, [], 0
-
-    def insert_blob(self, key: bytes, size: int) -> None:
-        """Write the blob's row and list. Raises ChunkVanished if a chunk is gone; nothing was written then."""
-        try:
-            with self._database.write() as connection:
-                connection.execute(INSERT_BLOB, (key, size, None, None))
-                if connection.changes():
-                    blob_id = connection.last_insert_rowid()
-                    rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
-                    connection.executemany(INSERT_CHUNK_OF, rows)
-                    return
-        except apsw.ConstraintError as error:
-            raise ChunkVanished from error
-        self._compare(key, size)
-        self.undo()  # the stored blob may be cut otherwise, and does not need our chunks
-
-    def _compare(self, key: bytes, size: int) -> None:
-        """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""
-        for _, stored_size, codec, _ in self._database.query(SELECT_BLOB, (key,)):
-            if stored_size != size:
-                raise _collision(key)
-            chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key,))))
-            if codec is None and chunks == self._order:
-                return
-            with (
-                ChunkedReader(self._database, key.hex(), size, self._order, hasher_for(key)) as ours,
-                Blobs(self._database).open(key.hex()) as stored,
-            ):
-                while data := ours.read(2**20):
-                    _check_equal(key, stored.read(2**20), data)
-            return
-        raise ChunkVanished  # the blob itself was pruned since
-
-    def undo(self) -> None:
-        """Delete the chunks that this stream inserted and nothing references."""
-        inserted, self._inserted = self._inserted, []
-        for start in range(0, len(inserted), 1000):
-            with self._database.write() as connection:
-                connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
-
-
-def _check_equal(digest: bytes, stored: bytes, data: bytes) -> None:
-    if stored != data:
-        raise _collision(digest)
-
-
-def _collision(digest: bytes) -> Damaged:
-    return Damaged(
-        f"The store has other bytes under the digest {digest.hex()}: they were damaged, or made to collide. "
-        "Nothing was shared; verify the store."
-    )

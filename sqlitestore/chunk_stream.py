@@ -1,0 +1,162 @@
+"""A large blob on its way into the store.
+
+Chunks go in first, in bounded transactions; then one transaction writes the blob's row and list. A chunk that vanished
+in between (pruned by another process, since nothing referenced it yet) makes SQLite's foreign key refuse that
+transaction: ChunkVanished, and the payload is put again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+from xxhash import xxh3_128_digest
+
+from sqlitestore import codecs
+from sqlitestore.blob_reader import ChunkedReader
+from sqlitestore.chunking import Chunker
+from sqlitestore.database import Database
+from sqlitestore.errors import Damaged, DataException
+from sqlitestore.model import Buffer
+
+BATCH = 16 * 2**20
+"""[bytes] Of encoded data that one transaction writes: what bounds both memory and how long others wait."""
+
+INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
+SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
+INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
+INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
+DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
+
+
+class ChunkVanished(DataException):
+    """A chunk of a blob in the making was pruned before the blob could reference it; never leaves this module."""
+
+
+class ChunkStream:
+    """A large blob on its way in: cuts it, finds the chunks that the store has, and inserts the new ones in batches."""
+
+    def __init__(self, database: Database, new_hasher: Callable[[], Any]) -> None:
+        self._database = database
+        self._new_hasher = new_hasher
+        self._hasher = new_hasher()
+        self._chunker = Chunker()
+        self._order = array("q")  # chunk ids; 0 where the chunk still waits
+        self._waiting: dict[bytes, tuple[bytes, list[int]]] = {}
+        self._rows: list[tuple[bytes, int, int, Buffer]] = []
+        self._bytes = 0
+        self._inserted: list[int] = []
+
+    def write(self, view: memoryview) -> None:
+        """Take bytes, which may change again after the call."""
+        for chunk in self._chunker.write(view):
+            self._take(chunk)
+
+    def finish_chunks(self) -> bytes:
+        """Store the last chunks; return the digest of all."""
+        for chunk in self._chunker.flush():
+            self._take(chunk)
+        self._flush()
+        digest: bytes = self._hasher.digest()
+        return digest
+
+    def _take(self, view: memoryview) -> None:
+        # A copy of our own: another thread, or the object's own pickling, may change the buffer between hashing and
+        # inserting, and the chunk would be stored under the digest of something else.
+        data = bytes(view)
+        self._hasher.update(data)
+        digest = xxh3_128_digest(data)
+        if digest in self._waiting:
+            waiting, positions = self._waiting[digest]
+            check_equal(digest, waiting, data)
+            positions.append(len(self._order))
+            self._order.append(0)
+            return
+        known = self._find(digest, data)
+        if known:
+            self._order.append(known)
+            return
+        codec, stored = codecs.encode(data)
+        self._waiting[digest] = data, [len(self._order)]
+        self._rows.append((digest, len(data), codec, stored))
+        self._order.append(0)
+        self._bytes += len(data) + (0 if stored is data else memoryview(stored).nbytes)
+        if self._bytes >= BATCH:
+            self._flush()
+
+    def _find(self, digest: bytes, data: bytes) -> int:
+        """Return the id of the equal chunk in the store, 0 if there is none."""
+        for chunk_id, size, codec, stored in self._database.query(SELECT_CHUNK, (digest,)):
+            if size != len(data):
+                raise collision(digest)
+            check_equal(digest, codecs.decode(codec, stored, size), data)
+            return int(chunk_id)
+        return 0
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        found: dict[bytes, int] = {}
+        inserted = []
+        with self._database.write() as connection:
+            for row in self._rows:
+                connection.execute(INSERT_CHUNK, row)
+                if connection.changes():
+                    found[row[0]] = connection.last_insert_rowid()
+                    inserted.append(found[row[0]])
+        self._inserted += inserted
+        for digest, (data, positions) in self._waiting.items():
+            chunk_id = found.get(digest) or self._find(digest, data)  # another process was faster
+            if not chunk_id:
+                raise ChunkVanished
+            for position in positions:
+                self._order[position] = chunk_id
+        self._waiting, self._rows, self._bytes = {}, [], 0
+
+    def insert_blob(self, key: bytes, size: int) -> bool:
+        """Write the blob's row and list; False if there is a blob of that key.
+
+        Raises ChunkVanished if a chunk is gone. Only True means that something was written.
+        """
+        try:
+            with self._database.write() as connection:
+                connection.execute(INSERT_BLOB, (key, size, None, None))
+                if not connection.changes():
+                    return False
+                blob_id = connection.last_insert_rowid()
+                rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
+                connection.executemany(INSERT_CHUNK_OF, rows)
+        except apsw.ConstraintError as error:
+            raise ChunkVanished from error
+        return True
+
+    def is_made_of(self, chunks: list[int]) -> bool:
+        """Return whether the chunks are ours, in order; each was compared when it was found."""
+        return self._order.tolist() == chunks
+
+    def reader(self, key: bytes, size: int) -> ChunkedReader:
+        """Return a file of what was written, from the store."""
+        return ChunkedReader(self._database, key.hex(), size, self._order, self._new_hasher())
+
+    def undo(self) -> None:
+        """Delete the chunks that this stream inserted and nothing references."""
+        inserted, self._inserted = self._inserted, []
+        for start in range(0, len(inserted), 1000):
+            with self._database.write() as connection:
+                connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
+
+
+def check_equal(digest: bytes, stored: bytes, data: bytes) -> None:
+    """Raise Damaged if bytes differ though their digests do not."""
+    if stored != data:
+        raise collision(digest)
+
+
+def collision(digest: bytes) -> Damaged:
+    """Return the error for different bytes of one digest."""
+    return Damaged(
+        f"The store has other bytes under the digest {digest.hex()}: they were damaged, or made to collide. "
+        "Nothing was shared; verify the store."
+    )
