@@ -5,11 +5,10 @@ A small blob's bytes sit in its row; a large one is an ordered list of chunks, w
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pickle import PickleBuffer
 from typing import Any, TypeAlias
 
@@ -21,6 +20,7 @@ from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
+from sqlitestore.forking import unforked
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 
@@ -56,7 +56,15 @@ def key_of(hexdigest: str) -> bytes:
 
 def hasher_for(key: bytes) -> Any:
     """Return the hash whose digest a key is: SHA-1 for 20 bytes (Metaflow's), else xxh3-128 (ours)."""
-    return hashlib.sha1(usedforsecurity=False) if len(key) == 20 else xxh3_128()  # noqa: PLR2004
+    return _sha1()(usedforsecurity=False) if len(key) == 20 else xxh3_128()  # noqa: PLR2004
+
+
+@cache
+def _sha1() -> Callable[..., Any]:
+    with unforked():
+        from hashlib import sha1  # 6 ms, and only needed for keys that came from Metaflow
+
+    return sha1
 
 
 class Blobs:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from collections.abc import Callable
 
 import apsw
@@ -170,9 +169,11 @@ def prepare(connection: apsw.Connection, path: str, *, writable: bool, create_ta
 
 def create(connection: apsw.Connection, kind: str = LIVE) -> None:
     """Make the tables of the newest format, inside a transaction of the caller."""
+    from uuid import uuid4  # late, as below
+
     for statement in SCHEMAS[NEWEST_FORMAT].values():
         connection.execute(statement)
-    connection.execute(INSERT_STORE, (str(uuid.uuid4()), kind, time.time(), writer()))
+    connection.execute(INSERT_STORE, (str(uuid4()), kind, time.time(), writer()))
     connection.pragma("application_id", APPLICATION_ID)
     connection.pragma("user_version", NEWEST_FORMAT)
 

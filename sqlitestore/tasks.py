@@ -7,7 +7,7 @@ fields FORMAT.md lists, so a row that damage changed or moved is noticed when it
 from __future__ import annotations
 
 import json
-import platform
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -139,7 +139,7 @@ class Tasks:
         Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store; then nothing
         was written.
         """
-        python, done = platform.python_version(), float(done)
+        python, done = ".".join(map(str, sys.version_info[:3])), float(done)
         rows = [_row(task, name, artifact) for name, artifact in artifacts.items()]
         with self._database.write() as connection:
             attempt, started, was_done = attempt_id(connection, task, number)
