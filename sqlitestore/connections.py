@@ -21,12 +21,16 @@ from sqlitestore.forking import take_part
 
 
 class Handle:
-    """A connection, the lock held while it is in use, and how deep its transaction is nested."""
+    """A connection, the lock held while it is in use, and how deep its transaction is nested.
 
-    __slots__ = ("connection", "depth", "lock")
+    ``at_rest`` is the state of a file that was opened as one that nobody writes, None for all others.
+    """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    __slots__ = ("at_rest", "connection", "depth", "lock")
+
+    def __init__(self, connection: apsw.Connection, at_rest: tuple[int, ...] | None = None) -> None:
         self.connection = connection
+        self.at_rest = at_rest
         self.lock = threading.RLock()
         self.depth = 0
 
@@ -46,15 +50,15 @@ class _Owned:
 
 
 class Connections:
-    """Hands each thread its own connection, opened by ``open_connection`` at first use.
+    """Hands each thread its own connection, opened by ``open_handle`` at first use.
 
     A thread's connection is closed when the thread ends; ``close`` closes all, after which ``handle`` raises
     StoreClosed.
     """
 
-    def __init__(self, path: str, open_connection: Callable[[], apsw.Connection]) -> None:
+    def __init__(self, path: str, open_handle: Callable[[], Handle]) -> None:
         self._path = path
-        self._open_connection = open_connection
+        self._open_handle = open_handle
         self._opening = threading.RLock()
         self._local = threading.local()
         self._handles: set[Handle] = set()
@@ -71,7 +75,7 @@ class Connections:
         if owned is None:
             with self._opening:
                 self.check_open()
-                owned = _Owned(self, Handle(self._open_connection()))
+                owned = _Owned(self, self._open_handle())
                 self._handles.add(owned.handle)
                 self._local.owned = owned
                 self._close_at_exit_of_multiprocessing()

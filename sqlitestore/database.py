@@ -53,15 +53,15 @@ JournalMode = Literal["wal", "delete"]
 Synchronous = Literal["normal", "full"]
 
 
-def _weakly(database: Database) -> Callable[[], apsw.Connection]:
+def _weakly(database: Database) -> Callable[[], Handle]:
     reference = weakref.ref(database)
 
-    def open_connection() -> apsw.Connection:
+    def open_handle() -> Handle:
         alive = reference()
         assert alive is not None, "only a database asks its connections for one"  # noqa: S101
         return alive._open()
 
-    return open_connection
+    return open_handle
 
 
 class Database:
@@ -85,7 +85,6 @@ class Database:
         self._journal_mode = journal_mode
         self._synchronous = synchronous
         self._real_path = os.path.realpath(path)  # SQLite keeps its log beside the file, not beside a link to it
-        self._seen_at_rest: tuple[int, ...] | None = None
         # Weak: the connections must not keep alive the database whose end closes them.
         self._connections = Connections(path, _weakly(self))
         self._connections.handle()
@@ -116,10 +115,10 @@ class Database:
                 except apsw.TooBigError as error:
                     raise self._too_big(bindings) from error
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    if self._still_at_rest():
+                    if self._still_at_rest(handle):
                         raise self._translated(error) from error
                     continue
-            if self._still_at_rest():
+            if self._still_at_rest(handle):
                 return rows
 
     def _too_big(self, bindings: Sequence[Any] | dict[str, Any]) -> DataException:
@@ -133,17 +132,17 @@ class Database:
     def _current_handle(self) -> Handle:
         """Return this thread's handle; a new one if the file that it was opened on as at rest is so no longer."""
         handle = self._connections.handle()
-        if not self._still_at_rest():
+        if not self._still_at_rest(handle):
             self._connections.discard(handle)
             handle = self._connections.handle()
         return handle
 
-    def _still_at_rest(self) -> bool:
+    def _still_at_rest(self, handle: Handle) -> bool:
         """Return False if the file, opened as one that nobody writes, was written: what was read may be a mix.
 
         Somebody who may read but not write a file opens it so while no writer has it open (see ``_target``).
         """
-        return self._seen_at_rest is None or self._seen_at_rest == self._state()
+        return handle.at_rest is None or handle.at_rest == self._state()
 
     def _state(self) -> tuple[int, ...]:
         status = os.stat(self._real_path)
@@ -203,9 +202,10 @@ class Database:
         except apsw.Error:
             self._connections.discard(handle)
 
-    def _open(self) -> apsw.Connection:
+    def _open(self) -> Handle:
+        path, flags, at_rest = self._target()
         try:
-            connection = apsw.Connection(*self._target())
+            connection = apsw.Connection(path, flags)
         except apsw.Error as error:
             raise self._translated(error) from error
         try:
@@ -230,12 +230,11 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        return connection
+        return Handle(connection, at_rest)
 
-    def _target(self) -> tuple[str, int]:
-        """Return what to open and how: to write, to read, or (no room for a log beside it) as immutable."""
+    def _target(self) -> tuple[str, int, tuple[int, ...] | None]:
+        """Return what to open and how: to write, to read, or as immutable (then with the file's state)."""
         path, folder = self._real_path, os.path.dirname(self._real_path)
-        self._seen_at_rest = None
         if not os.path.exists(path):
             if not os.path.isdir(folder):
                 raise StoreMissing(f"There is no folder {folder} to keep {path} in; make it, or give another path.")
@@ -243,7 +242,7 @@ class Database:
                 raise StoreMissing(f"There is no file {path}; give the path of a store.")
             if not os.access(folder, os.W_OK):
                 raise StoreReadOnly(f"The folder {folder} cannot be written, so {path} cannot be made there.")
-            return path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            return path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None
         if not os.path.isfile(path):
             raise NotAStore(f"{path} is not a file; give the path of a store.")
         if 0 < os.path.getsize(path) < SMALLEST_DATABASE:  # SQLite takes a single byte for an empty database
@@ -251,12 +250,12 @@ class Database:
         if not os.access(path, os.R_OK):
             raise StoreUnavailable(f"The file {path} cannot be read; ask its owner for permission.")
         if self.writable:
-            return path, apsw.SQLITE_OPEN_READWRITE
+            return path, apsw.SQLITE_OPEN_READWRITE, None
         if os.path.exists(path + "-wal"):  # somebody has it open; SQLite can read along
-            return path, apsw.SQLITE_OPEN_READONLY
-        self._seen_at_rest = self._state()
+            return path, apsw.SQLITE_OPEN_READONLY, None
+        state = self._state()
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, state
 
     def _default_journal_mode(self, kind: str) -> JournalMode:
         if kind == schema.ARCHIVE or is_network_file_system(self.path):
