@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -242,9 +244,10 @@ def log_for(datastore: Any, form: str, data: bytes, folder: Path) -> Any:
         stream.seek(7)
         return stream
     if form == "path" and isinstance(datastore, TaskDataStore):  # Metaflow leaves the file open: a ResourceWarning
-        path = folder / "log.txt"
-        path.write_bytes(data)
-        return path
+        number, path = tempfile.mkstemp(dir=folder)  # one call may save several
+        with os.fdopen(number, "wb") as file:
+            file.write(data)
+        return Path(path)
     return data
 
 
