@@ -18,7 +18,7 @@ from xxhash import xxh3_128, xxh3_128_digest
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
-from sqlitestore.database import Database
+from sqlitestore.database import Database, overwriting_what_is_deleted
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
 from sqlitestore.forking import unforked
 from sqlitestore.model import Buffer, StoredBlob
@@ -135,18 +135,14 @@ class Blobs:
 
     def discard(self, keys: Iterable[str]) -> None:
         """Delete blobs that nothing references, and chunks that only they used, overwriting their bytes with zeros."""
-        with self._database.write() as connection:
-            connection.execute("PRAGMA secure_delete=ON")
-            try:
-                for key in keys:
-                    chunks = connection.execute(SELECT_CHUNKS_OF, (key_of(key),)).fetchall()
-                    try:
-                        connection.execute(DELETE_BLOB, (key_of(key),))
-                    except apsw.ConstraintError:
-                        continue  # something else has the same content
-                    connection.executemany(DELETE_CHUNK, chunks)
-            finally:
-                connection.execute("PRAGMA secure_delete=OFF")
+        with self._database.write() as connection, overwriting_what_is_deleted(connection):
+            for key in keys:
+                chunks = connection.execute(SELECT_CHUNKS_OF, (key_of(key),)).fetchall()
+                try:
+                    connection.execute(DELETE_BLOB, (key_of(key),))
+                except apsw.ConstraintError:
+                    continue  # something else has the same content
+                connection.executemany(DELETE_CHUNK, chunks)
 
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
         _, size, codec, stored = row

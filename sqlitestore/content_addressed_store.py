@@ -70,7 +70,8 @@ class ContentAddressedStore:
         (Metaflow also stores raw blobs uncompressed; here all are read through the key.) With ``is_transfer`` the
         iterator yields what ``load_blobs(..., is_transfer=True)`` does, and the keys are kept after checking them.
 
-        If the iterator raises, nothing was saved. Raises InvalidType for anything that is not bytes.
+        If the iterator raises, nothing is kept, and what was put already goes when the store is pruned. Raises
+        InvalidType for anything that is not bytes.
         """
         del len_hint
         keys: list[str] = []

@@ -370,6 +370,16 @@ def bound_the_log(connection: apsw.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit={CHECKPOINT_BYTES}")
 
 
+@contextmanager
+def overwriting_what_is_deleted(connection: apsw.Connection) -> Iterator[None]:
+    """Fill deleted rows with zeros, for secrets that must not stay in free pages. Else it only costs writes."""
+    connection.execute("PRAGMA secure_delete=ON")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA secure_delete=OFF")
+
+
 def check_length(connection: apsw.Connection, path: str) -> None:
     """Raise Damaged if the file ends before its last page, as after a download that broke off.
 

@@ -261,7 +261,7 @@ class FlowDataStore:
         """Save each of the bytes that ``data_iter`` yields; return ``(uri, key)`` in their order, duplicates included.
 
         The data stays until it is pruned by name, whether an artifact needs it or not. If the iterator raises, or
-        yields something else than bytes (InvalidType), nothing was saved.
+        yields something else than bytes (InvalidType), nothing is kept: what was put already goes with the next prune.
         """
         saved = self.ca_store.save_blobs(data_iter, raw=True, len_hint=len_hint)
         return [(str(blob.uri), blob.key) for blob in saved]
