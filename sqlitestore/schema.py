@@ -20,7 +20,7 @@ from sqlitestore.errors import Damaged, NewerFormat, NotAStore, StoreUnavailable
 APPLICATION_ID = 0x53714C73
 """In the file's header, for ``file`` and for SQLite tools: "SqLs" in ASCII."""
 
-NEWEST_FORMAT = 1
+NEWEST_FORMAT = 2
 """Written by this version, as ``user_version``."""
 
 OLDEST_FORMAT = 1
@@ -131,10 +131,77 @@ FORMAT_1 = {
 }
 """Format 1: what ``sqlite_schema`` holds, in this order of creation, by name."""
 
-SCHEMAS = {1: FORMAT_1}
+NEW_IN_FORMAT_2 = {
+    "registered_run": """CREATE TABLE registered_run(
+  run INTEGER PRIMARY KEY REFERENCES run(id),
+  user_name TEXT,
+  ts_epoch INTEGER NOT NULL,
+  tags TEXT NOT NULL,
+  system_tags TEXT NOT NULL,
+  task_ids INTEGER NOT NULL CHECK (task_ids >= 0),
+  digest BLOB NOT NULL
+) STRICT""",
+    "registered_step": """CREATE TABLE registered_step(
+  run INTEGER NOT NULL REFERENCES registered_run(run),
+  step TEXT NOT NULL,
+  user_name TEXT,
+  ts_epoch INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, step)
+) STRICT, WITHOUT ROWID""",
+    "registered_task": """CREATE TABLE registered_task(
+  run INTEGER NOT NULL REFERENCES registered_run(run),
+  step TEXT NOT NULL,
+  task TEXT NOT NULL,
+  user_name TEXT,
+  ts_epoch INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, step, task)
+) STRICT, WITHOUT ROWID""",
+    "registered_metadata": """CREATE TABLE registered_metadata(
+  run INTEGER NOT NULL REFERENCES run(id),
+  step TEXT NOT NULL,
+  task TEXT NOT NULL,
+  position INTEGER NOT NULL CHECK (position >= 0),
+  field_name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  type TEXT NOT NULL,
+  tags TEXT NOT NULL,
+  user_name TEXT,
+  ts_epoch INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, step, task, position)
+) STRICT, WITHOUT ROWID""",
+    "registered_artifact": """CREATE TABLE registered_artifact(
+  run INTEGER NOT NULL REFERENCES run(id),
+  step TEXT NOT NULL,
+  task TEXT NOT NULL,
+  attempt INTEGER NOT NULL CHECK (attempt >= 0),
+  name TEXT NOT NULL,
+  content_type TEXT NOT NULL,
+  sha TEXT NOT NULL,
+  ds_type TEXT NOT NULL,
+  location TEXT NOT NULL,
+  user_name TEXT,
+  ts_epoch INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, step, task, attempt, name)
+) STRICT, WITHOUT ROWID""",
+}
+"""What a metadata provider registers."""
+
+FORMAT_2 = FORMAT_1 | NEW_IN_FORMAT_2
+
+SCHEMAS = {1: FORMAT_1, 2: FORMAT_2}
 """Every readable format's schema, exactly as in the file."""
 
-MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {}
+
+def _to_format_2(connection: apsw.Connection) -> None:
+    for statement in NEW_IN_FORMAT_2.values():
+        connection.execute(statement)
+
+
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2}
 """From a format to the next: each runs with its new ``user_version`` in one transaction."""
 
 INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"

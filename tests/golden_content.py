@@ -9,6 +9,7 @@ import numpy as np
 
 from sqlitestore import FlowDataStore
 from sqlitestore.blobs import payload_of
+from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, Registrations
 
 NOISE = np.random.default_rng(7).random(40_000)
 SMOOTH = np.arange(200_000)
@@ -41,10 +42,38 @@ def write(ds_root: str) -> None:
         unfinished.init_task()
         flow.save_data([DATA, b""])
         flow._storage_impl.save_file("GoldenFlow/cards/1.html", payload_of(b"<html>"), '{"type": "card"}')
+        register(Registrations(flow._storage_impl.database))
+
+
+TAGS, SYSTEM_TAGS = frozenset({"grün", "b"}), frozenset({"user:ada"})
+METADATUM = RegisteredMetadatum("train", "0", "list", ["a", 2**70], "t", ["attempt_id:0"], "ada", 1_700_000_000_123)
+ARTIFACT = RegisteredArtifact(0, "far", "pickle-v4", "0" * 40, "s3", ":root:s3://b", None, 1_700_000_000_123)
+
+
+def register(registrations: Registrations) -> None:
+    """Register what format 2 brought: a run, its step and task, metadata and an artifact of another datastore."""
+    registrations.add_run("GoldenFlow", "17", "ada", 1_700_000_000_000, {"a", "b"}, SYSTEM_TAGS)
+    registrations.change_tags("GoldenFlow", "17", lambda tags, _: (tags - {"a"}) | {"grün"})
+    assert registrations.new_task_id("GoldenFlow", "17", "train", None, 1_700_000_000_001) == "0"
+    registrations.add_metadata("GoldenFlow", "17", [METADATUM, METADATUM._replace(value=None)])
+    registrations.add_artifacts("GoldenFlow", "17", "train", "0", [ARTIFACT])
+
+
+def check_registered(ds_root: str) -> None:
+    """Raise AssertionError unless everything that ``register`` wrote is read from the store."""
+    with FlowDataStore("GoldenFlow", ds_root=ds_root) as flow:
+        registrations = Registrations(flow._storage_impl.database)
+        [run] = registrations.runs("GoldenFlow")
+        assert run == ("17", "ada", 1_700_000_000_000, TAGS, SYSTEM_TAGS, 1)
+        assert registrations.steps("GoldenFlow", "17") == [("train", "", None, 1_700_000_000_001)]
+        assert registrations.tasks("GoldenFlow", "17") == [("train", "0", None, 1_700_000_000_001)]
+        found = registrations.metadata("GoldenFlow", "17", "train", "0")
+        assert found == [METADATUM, METADATUM._replace(value=None)]
+        assert registrations.artifacts("GoldenFlow", "17", "train", "0", 0) == [ARTIFACT]
 
 
 def check(ds_root: str) -> None:
-    """Raise AssertionError unless everything that ``write`` wrote is read from the store."""
+    """Raise AssertionError unless everything that ``write`` wrote is read from the store, as far as format 1 goes."""
     with FlowDataStore("GoldenFlow", ds_root=ds_root) as flow:
         tasks = flow.get_latest_task_datastores("17", ["train"])
         assert [(task.task_id, task.attempt) for task in tasks] == [("1", 0), ("2", 1)]

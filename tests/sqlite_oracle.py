@@ -129,3 +129,25 @@ def check_records(connection):
         "SELECT p.path, b.key, p.size, p.metadata, p.digest FROM file p JOIN blob b ON b.id = p.blob"
     ):
         assert digest(*fields) == found
+    check_registrations(connection)
+
+
+REGISTERED = {
+    "run": "r.name, x.user_name, x.ts_epoch, x.tags, x.system_tags, x.task_ids",
+    "step": "r.name, x.step, x.user_name, x.ts_epoch",
+    "task": "r.name, x.step, x.task, x.user_name, x.ts_epoch",
+    "metadata": "r.name, x.step, x.task, x.position, x.field_name, x.value, x.type, x.tags, x.user_name, x.ts_epoch",
+    "artifact": "r.name, x.step, x.task, x.attempt, x.name, x.content_type, x.sha, x.ds_type, x.location, x.user_name,"
+    " x.ts_epoch",
+}
+
+
+def check_registrations(connection):
+    """I5: what a provider registered carries digests too, and a task's metadata have no gaps."""
+    for table, fields in REGISTERED.items():
+        of_run = "JOIN run r ON r.id = x.run JOIN flow f ON f.id = r.flow"
+        statement = f"SELECT f.name, {fields}, x.digest FROM registered_{table} x {of_run}"
+        for *values, found in connection.execute(statement):
+            assert digest(*values) == found
+    positions = "SELECT count(*), max(position) FROM registered_metadata GROUP BY run, step, task"
+    assert all(count == last + 1 for count, last in connection.execute(positions))

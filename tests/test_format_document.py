@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from sqlitestore.blobs import INLINE
 from sqlitestore.codecs import RAW, ZSTD
 from sqlitestore.model import MAX_NAME_BYTES
 from sqlitestore.preview import MAX_BYTES
+from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, Registrations
 
 TEXT = files("sqlitestore").joinpath("FORMAT.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -93,7 +95,8 @@ def test_tables_are_those_of_the_code() -> None:
 def test_header_and_limits_are_those_of_the_code() -> None:
     """The document's numbers are the code's."""
     assert TEXT.startswith(f"# The file: format {schema.NEWEST_FORMAT}\n")
-    assert f"writes format {schema.NEWEST_FORMAT} and reads format {schema.OLDEST_FORMAT}." in TEXT
+    assert f"writes format {schema.NEWEST_FORMAT}, and reads formats 1 and 2." in TEXT
+    assert (schema.OLDEST_FORMAT, schema.NEWEST_FORMAT) == (1, 2)
     assert f"| `{schema.APPLICATION_ID:#x}`".replace("53714c73", "53714C73") in TEXT
     assert f"in ASCII, {schema.APPLICATION_ID} |" in TEXT
     assert schema.APPLICATION_ID.to_bytes(4, "big") == b"SqLs"
@@ -111,7 +114,7 @@ def test_header_of_a_file(tmp_path: Path) -> None:
     _make_example(tmp_path)
     pragmas = ("application_id", "user_version", "encoding", "journal_mode")
     found = [_query(tmp_path / "runs.db", f"PRAGMA {name}")[0][0] for name in pragmas]
-    assert found == [0x53714C73, 1, "UTF-8", "wal"]
+    assert found == [0x53714C73, 2, "UTF-8", "wal"]
     assert os.listdir(tmp_path) == ["runs.db"]
 
 
@@ -137,10 +140,12 @@ def test_digests_can_be_computed_by_the_document(tmp_path: Path) -> None:
             ("metadata", _metadata),
             ("log", _logs),
             ("file", _files),
+            *((kind, partial(_registered, kind)) for kind in REGISTERED),
         )
     }
     assert {kind: len(found) for kind, found in rows.items()} == {
-        "artifacts": 2, "attempt": 3, "metadata": 4, "log": 3, "file": 2
+        "artifacts": 2, "attempt": 3, "metadata": 4, "log": 3, "file": 2,
+        "run": 1, "step": 1, "task": 1, "registered metadata": 2, "artifact": 1,
     }  # fmt: skip
     for kind, found in rows.items():
         for row in found:
@@ -207,6 +212,25 @@ def _logs(path: Path) -> Iterator[Row]:
 def _files(path: Path) -> Iterator[Row]:
     for stored, *fields in _query(
         path, "SELECT x.digest, x.path, b.key, x.size, x.metadata FROM file AS x JOIN blob AS b ON b.id = x.blob"
+    ):
+        yield Row(stored, fields)
+
+
+REGISTERED = {
+    "run": "user_name, x.ts_epoch, x.tags, x.system_tags, x.task_ids",
+    "step": "step, x.user_name, x.ts_epoch",
+    "task": "step, x.task, x.user_name, x.ts_epoch",
+    "registered metadata": "step, x.task, x.position, x.field_name, x.value, x.type, x.tags, x.user_name, x.ts_epoch",
+    "artifact": "step, x.task, x.attempt, x.name, x.content_type, x.sha, x.ds_type, x.location, x.user_name,"
+    " x.ts_epoch",
+}
+
+
+def _registered(kind: str, path: Path) -> Iterator[Row]:
+    for stored, *fields in _query(
+        path,
+        f"SELECT x.digest, f.name, r.name, x.{REGISTERED[kind]} FROM registered_{kind.split()[-1]} AS x"
+        " JOIN run AS r ON r.id = x.run JOIN flow AS f ON f.id = r.flow",
     ):
         yield Row(stored, fields)
 
@@ -320,5 +344,13 @@ def _make_rich(path: Path) -> None:
             theirs = [b"short", os.urandom(100_000)]
             keyed = ((hashlib.sha1(blob).hexdigest(), blob, {}) for blob in theirs)
             flow.ca_store.save_blobs(keyed, is_transfer=True)
+            registrations = Registrations(storage.database)
+            registrations.add_run("Flow", "2", None, 1_700_000_000_000, {"ü"}, ())
+            registrations.new_task_id("Flow", "2", "a", "ada", 1_700_000_000_000)
+            datum = RegisteredMetadatum("a", "0", "f", [2**70, None], "t", ["x"], "ada", 1)
+            registrations.add_metadata("Flow", "2", [datum, datum])
+            registrations.add_artifacts(
+                "Flow", "2", "a", "0", [RegisteredArtifact(0, "x", "e", "0", "s3", "u", None, 5)]
+            )
     finally:
         unregister_serializer(spelled)

@@ -12,6 +12,7 @@ import golden_content
 import pytest
 
 from sqlitestore import FlowDataStore, NewerFormat, schema
+from sqlitestore.registrations import Registrations
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.db"))
 
@@ -30,6 +31,8 @@ def test_a_golden_file_is_read_whole(golden: Path, tmp_path: Path) -> None:
     copy = tmp_path / "golden.db"
     shutil.copy(golden, copy)
     golden_content.check(str(copy))
+    if golden.stem != "format-1":
+        golden_content.check_registered(str(copy))
     with FlowDataStore("GoldenFlow", ds_root=copy) as flow:
         task = flow.get_task_datastore("18", "train", "1", attempt=0, mode="w")
         task.init_task()
@@ -51,11 +54,42 @@ def test_a_golden_file_is_read_where_nothing_can_be_written(golden: Path, tmp_pa
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == before
 
 
+def test_an_old_file_learns_to_register(tmp_path: Path) -> None:
+    """A file of format 1 answers that nothing is registered while it is only read, and takes registrations then."""
+    copy = tmp_path / "golden.db"
+    shutil.copy(GOLDEN[0], copy)
+    connection = apsw.Connection(str(copy))
+    assert connection.pragma("user_version") == 1
+    connection.close()
+    with FlowDataStore("GoldenFlow", ds_root=copy) as flow:
+        registrations = Registrations(flow._storage_impl.database)
+        assert registrations.runs("GoldenFlow") == []
+        golden_content.register(registrations)
+    golden_content.check_registered(str(copy))
+    golden_content.check(str(copy))
+
+
+def test_nothing_is_registered_in_an_old_file_that_is_only_read(tmp_path: Path, as_nobody: object) -> None:
+    """Its tables are not there, and nobody asks for them."""
+    copy = tmp_path / "golden.db"
+    shutil.copy(GOLDEN[0], copy)
+    copy.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+
+    def nothing() -> None:
+        with FlowDataStore("GoldenFlow", ds_root=copy) as flow:
+            registrations = Registrations(flow._storage_impl.database)
+            assert registrations.runs("GoldenFlow") == []
+            assert registrations.metadata("GoldenFlow", "17", "train", "0") == []
+
+    as_nobody(nothing)  # type: ignore[operator]
+
+
 def test_this_version_writes_the_newest_golden_file(tmp_path: Path) -> None:
     """What is written today has the same rows as the golden file: a change of format needs a new number."""
     path = tmp_path / "new.db"
     golden_content.write(str(path))
     golden_content.check(str(path))
+    golden_content.check_registered(str(path))
     # How NumPy pickles itself is its own affair, and changes with its versions.
     statement = """SELECT a.name, hex(b.key), a.size, a.type, a.encoding
      FROM artifact AS a JOIN blob AS b ON b.id = a.blob
