@@ -34,6 +34,9 @@ SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS ask
  LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
 HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
 INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
+SELECT_KEYS = "SELECT lower(hex(key)) FROM blob WHERE key >= ? AND key < ? AND length(key) = 20 ORDER BY key"
+SELECT_STARTS = "SELECT DISTINCT lower(hex(substr(key, 1, 1))) FROM blob WHERE length(key) = 20"
+SELECT_SIZES = """SELECT asked.value, b.size FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"""
 DELETE_BLOB = "DELETE FROM blob WHERE key = ?"
 SELECT_CHUNKS_OF = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
  ORDER BY c.position"""
@@ -114,6 +117,10 @@ class Blobs:
             raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
         return self._reader(key, rows[0])
 
+    def head(self, key: str, size: int) -> bytes:
+        """Return the first ``size`` bytes of a blob; of a large one only the chunks that were read are checked."""
+        return self.open(key).read(size)
+
     def load(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield each key with its blob, in order, duplicates included. Raises BlobNotFound at a key that is missing."""
         self._database.check_open()
@@ -132,6 +139,22 @@ class Blobs:
     def has(self, keys: Iterable[str]) -> list[bool]:
         """Return for each key whether its blob is complete in the store."""
         return [bool(row[0]) for row in self._database.query(HAS_BLOBS, (json.dumps(list(keys)),))]
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the size [bytes] of each blob by its key; keys without a blob are left out."""
+        return dict(self._database.query(SELECT_SIZES, (json.dumps(list(keys)),)))
+
+    def starts(self) -> list[str]:
+        """Return the first two digits that keys of Metaflow's kind (SHA-1) have, each once."""
+        return [start for (start,) in self._database.query(SELECT_STARTS)]
+
+    def keys(self, start: str) -> list[str]:
+        """Return the keys of that kind that begin with ``start``, two hexadecimal digits, sorted; else none."""
+        try:
+            first = bytes.fromhex(start)
+        except ValueError:
+            return []
+        return [key for (key,) in self._database.query(SELECT_KEYS, (first, first + b"\xff" * 21))]
 
     def discard(self, keys: Iterable[str]) -> None:
         """Delete blobs that nothing references, and chunks that only they used, overwriting their bytes with zeros."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.database import Database
@@ -11,6 +13,8 @@ from sqlitestore.tasks import INSERT_FLOW, digest_of
 
 SELECT_FILE = """SELECT lower(hex(b.key)), f.size, f.metadata, f.digest
  FROM file AS f LEFT JOIN blob AS b ON b.id = f.blob WHERE f.path = ?"""
+SELECT_FILES = """SELECT asked.value, lower(hex(b.key)), f.size, f.metadata, f.digest FROM json_each(?) AS asked
+ CROSS JOIN file AS f ON f.path = asked.value LEFT JOIN blob AS b ON b.id = f.blob"""
 # '0' is the character after '/': all paths below a folder, by the index.
 SELECT_BELOW = "SELECT path FROM file WHERE path >= ? || '/' AND path < ? || '0' ORDER BY path"
 SELECT_PATHS = "SELECT path FROM file ORDER BY path"
@@ -45,11 +49,20 @@ class Files:
 
     def find(self, path: str) -> tuple[str, int, str | None] | None:
         """Return a file's key, size [bytes] and metadata; None if there is none. Raises Damaged."""
-        for key, size, metadata, digest in self._database.query(SELECT_FILE, (path,)):
-            if not key or digest_of(path, key_of(key), size, metadata) != digest:
-                raise Damaged(f"The row of file {path!r} in {self._database.path} is damaged.")
-            return key, size, metadata
+        for row in self._database.query(SELECT_FILE, (path,)):
+            return self._checked(path, row)
         return None
+
+    def find_all(self, paths: Iterable[str]) -> dict[str, tuple[str, int, str | None]]:
+        """Return what ``find`` does for each path, by path; paths without a file are left out."""
+        rows = self._database.query(SELECT_FILES, (json.dumps(list(paths)),))
+        return {path: self._checked(path, row) for path, *row in rows}
+
+    def _checked(self, path: str, row: Sequence[Any]) -> tuple[str, int, str | None]:
+        key, size, metadata, digest = row
+        if not key or digest_of(path, key_of(key), size, metadata) != digest:
+            raise Damaged(f"The row of file {path!r} in {self._database.path} is damaged.")
+        return key, size, metadata
 
     def below(self, folder: str) -> list[str]:
         """Return the paths of all files below ``folder`` ("" for all), sorted."""

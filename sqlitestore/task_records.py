@@ -26,6 +26,12 @@ SELECT_METADATA = f"SELECT m.name, m.value, m.digest {_OF} ORDER BY m.name"
 INSERT_METADATA = """INSERT INTO task_metadata(run, step, task, attempt, name, value, digest)
  VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 UPSERT_METADATA = INSERT_METADATA.replace("NOTHING", "UPDATE SET value = excluded.value, digest = excluded.digest")
+SELECT_TASKS = """SELECT DISTINCT m.step, m.task FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN task_metadata AS m ON m.run = r.id WHERE f.name = ? AND r.name = ?"""
+SELECT_NAMES = """SELECT m.attempt, m.name FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN task_metadata AS m ON m.run = r.id AND m.step = ? AND m.task = ? WHERE f.name = ? AND r.name = ?"""
+DELETE_METADATA = """DELETE FROM task_metadata WHERE step = ? AND task = ? AND attempt = ? AND name = ? AND run =
+ (SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?)"""
 _LOGS = """SELECT l.source, l.stream, l.part, lower(hex(b.key)), l.size, l.digest FROM flow AS f
  JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
  JOIN log AS l ON l.attempt = a.id LEFT JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
@@ -33,6 +39,9 @@ SELECT_LOGS = f"{_LOGS} ORDER BY l.source, l.stream, l.part"
 SELECT_LOG = f"{_LOGS} AND l.source = ? AND l.stream = ? ORDER BY l.part"
 INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, size, digest)
  SELECT ?, ?, ?, ?, id, ?, ? FROM blob WHERE key = ?"""
+DELETE_LOG_OF = """DELETE FROM log WHERE source = ? AND stream = ? AND attempt = (SELECT a.id FROM flow AS f
+ JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id
+ WHERE a.step = ? AND a.task = ? AND a.number = ? AND f.name = ? AND r.name = ?)"""
 SELECT_DIGESTS = "SELECT digest FROM log WHERE attempt = ? AND source = ? AND stream = ? ORDER BY part"
 DELETE_LOG = "DELETE FROM log WHERE attempt = ? AND source = ? AND stream = ?"
 
@@ -85,6 +94,23 @@ class TaskMetadata:
             values[name] = value
         return values
 
+    def tasks(self, flow_name: str, run_name: str) -> list[tuple[str, str]]:
+        """Return (step, task) of each task of a run that has metadata."""
+        return [(step, task) for step, task in self._database.query(SELECT_TASKS, (flow_name, run_name))]
+
+    def names(self, task: TaskAddress) -> list[tuple[int | None, str]]:
+        """Return (attempt, name) of all metadata of a task; the attempt is None for what belongs to the task."""
+        rows = self._database.query(SELECT_NAMES, (task.step_name, task.task_id, task.flow_name, task.run_id))
+        return [(None if attempt == OF_THE_TASK else attempt, name) for attempt, name in rows]
+
+    def delete(self, task: TaskAddress, attempt: int | None, name: str) -> None:
+        """Remove one metadatum; one that is not there is fine."""
+        number = OF_THE_TASK if attempt is None else attempt
+        with self._database.write() as connection:
+            connection.execute(
+                DELETE_METADATA, (task.step_name, task.task_id, number, name, task.flow_name, task.run_id)
+            )
+
 
 class Logs:
     """Logs by source and stream, of an attempt."""
@@ -125,6 +151,12 @@ class Logs:
         else:
             raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
         self._blobs.discard({part.key for part in parts} - {stored.key})
+
+    def delete(self, task: TaskAddress, attempt: int, source: str, stream: str) -> None:
+        """Remove a log; its bytes stay until they are pruned. One that is not there is fine."""
+        bindings = (source, stream, task.step_name, task.task_id, attempt, task.flow_name, task.run_id)
+        with self._database.write() as connection:
+            connection.execute(DELETE_LOG_OF, bindings)
 
     def load(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
         """Return the whole log, None if there is none. Raises Damaged."""

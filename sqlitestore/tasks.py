@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgpack
@@ -44,9 +44,14 @@ SELECT_TASK_ATTEMPTS = f"""SELECT f.name, r.name, {_ATTEMPT} FROM json_each(?) A
  CROSS JOIN run AS r ON r.flow = f.id AND r.name = asked.value ->> 1
  CROSS JOIN attempt AS a ON a.run = r.id AND a.step = asked.value ->> 2 AND a.task = asked.value ->> 3
  ORDER BY asked.id, a.number"""
+SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ?1 AND r.name = ?2 AND (?3 IS NULL OR a.step = ?3)"""
 SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
+DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
+SELECT_PREVIEWS = """SELECT DISTINCT lower(hex(b.key)), x.type, x.preview FROM json_each(?) AS asked
+ CROSS JOIN blob AS b ON b.key = unhex(asked.value) CROSS JOIN artifact AS x ON x.blob = b.id"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
 SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
 SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
@@ -106,6 +111,14 @@ class StoredArtifacts(Mapping[str, Artifact]):
         return len(self._rows)
 
 
+class Finished(NamedTuple):
+    """What makes an attempt done: its artifacts by name, when [s since 1970], and the Python that wrote it."""
+
+    artifacts: Mapping[str, Artifact]
+    done: float
+    python: str
+
+
 class Tasks:
     """Starts, finishes and finds attempts."""
 
@@ -139,25 +152,72 @@ class Tasks:
         Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store; then nothing
         was written.
         """
-        python, done = ".".join(map(str, sys.version_info[:3])), float(done)
-        rows = [_row(task, name, artifact) for name, artifact in artifacts.items()]
+        finished = Finished(artifacts, float(done), ".".join(map(str, sys.version_info[:3])))
+        rows = _rows(task, finished)
         with self._database.write() as connection:
             attempt, started, was_done = attempt_id(connection, task, number)
             if was_done is not None:
                 raise _already_done(task, number)
-            inserts = []
-            for position, (name, key, *rest) in enumerate(rows):
-                blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
-                if blob is None:
-                    raise BlobNotFound(
-                        f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
-                        f"{self._database.path} has no blob; save the artifact again."
-                    )
-                inserts.append((attempt, name, position, blob[0], *rest))
-            connection.executemany(INSERT_ARTIFACT, inserts)
-            artifacts_digest = digest_of(*rows)
-            digest = digest_of(*task, number, started, done, python, artifacts_digest)
-            connection.execute(FINISH_ATTEMPT, (done, python, artifacts_digest, digest, attempt))
+            self._finish(connection, task, number, attempt, started, finished, rows)
+
+    def rewrite(self, task: TaskAddress, number: int, started: float | None, finished: Finished | None) -> None:
+        """Make an attempt what is given, whatever it was, in one transaction: for Metaflow, whose contract overwrites.
+
+        Raises BlobNotFound if an artifact's blob is not in this store; then nothing was written.
+        """
+        started = None if started is None else float(started)
+        rows = [] if finished is None else _rows(task, finished)
+        with self._database.write() as connection:
+            attempt, _, was_done = attempt_id(connection, task, number)
+            if was_done is not None:
+                connection.execute(DELETE_ARTIFACTS, (attempt,))
+            if finished is None:
+                digest = digest_of(*task, number, started, None, None, None)
+                connection.execute(FINISH_ATTEMPT, (None, None, None, digest, attempt))
+                connection.execute(START_ATTEMPT, (started, digest, attempt))
+            else:
+                connection.execute(START_ATTEMPT, (started, b"", attempt))
+                self._finish(connection, task, number, attempt, started, finished, rows)
+
+    def restart(self, task: TaskAddress, number: int, started: float) -> None:
+        """Record that an attempt started; if it is done it stays so. For Metaflow, whose contract overwrites."""
+        with self._database.write() as connection:
+            found = next((each for each in self.find_tasks([task]) if each.number == number), None)
+            if found is None or found.done is None:
+                self.start(task, number, started)
+                return
+            row, artifacts_digest, _ = found.reference
+            digest = digest_of(*task, number, float(started), found.done, found.python, artifacts_digest)
+            connection.execute(START_ATTEMPT, (float(started), digest, row))
+
+    def _finish(
+        self,
+        connection: apsw.Connection,
+        task: TaskAddress,
+        number: int,
+        attempt: int,
+        started: float | None,
+        finished: Finished,
+        rows: Sequence[tuple[Any, ...]],
+    ) -> None:
+        inserts = []
+        for position, (name, key, *rest) in enumerate(rows):
+            blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
+            if blob is None:
+                raise BlobNotFound(
+                    f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
+                    f"{self._database.path} has no blob; save the artifact again."
+                )
+            inserts.append((attempt, name, position, blob[0], *rest))
+        connection.executemany(INSERT_ARTIFACT, inserts)
+        artifacts_digest = digest_of(*rows)
+        digest = digest_of(*task, number, started, finished.done, finished.python, artifacts_digest)
+        connection.execute(FINISH_ATTEMPT, (finished.done, finished.python, artifacts_digest, digest, attempt))
+
+    def previews(self, keys: Iterable[str]) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Return the previews that artifacts of these keys have, by key and type: what was saved again needs no new."""
+        rows = self._database.query(SELECT_PREVIEWS, (json.dumps(list(keys)),))
+        return {(key, kind): preview.stored(packed) for key, kind, packed in rows}
 
     def find_run(self, flow_name: str, run_name: str, steps: Sequence[str] | None) -> list[Attempt]:
         """Return the attempts of a run (of those steps), in the order in which they first appeared."""
@@ -171,6 +231,10 @@ class Tasks:
         """Return the attempts of the tasks, in the order asked and by number; nothing for a task that is not there."""
         rows = self._database.query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
         return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
+
+    def names(self, flow_name: str, run_name: str, step_name: str | None = None) -> list[tuple[str, str]]:
+        """Return (step, task) of each task of a run, or of a step of it, from the index alone."""
+        return [(step, task) for step, task in self._database.query(SELECT_NAMES, (flow_name, run_name, step_name))]
 
     def artifacts(self, attempts: Sequence[Attempt]) -> list[StoredArtifacts]:
         """Return the artifacts of done attempts, found by this class, by name and in the order saved.
@@ -210,6 +274,10 @@ class Tasks:
             f"Attempt {number} of task {task.pathspec} in {self._database.path} is damaged: {what} differ from what "
             "was written. Restore the file from a backup."
         )
+
+
+def _rows(task: TaskAddress, finished: Finished) -> list[tuple[Any, ...]]:
+    return [_row(task, name, artifact) for name, artifact in finished.artifacts.items()]
 
 
 def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:

@@ -1,0 +1,224 @@
+"""Metaflow's layout of a datastore: which path means what, and the documents that stand at the paths of an attempt.
+
+::
+
+    TrainFlow/data/3b/3b0c...                 a blob under its key
+    TrainFlow/12/train/40/0.attempt.json      attempt 0 of the task started:      {"time": 1718000000.5}
+    TrainFlow/12/train/40/0.data.json         its artifacts, as keys and infos    {"datastore": ..., "objects": ...}
+    TrainFlow/12/train/40/0.DONE.lock         it is done:                         ""
+    TrainFlow/12/train/40/0.task_stdout.log   the log of a source and stream
+    TrainFlow/12/train/40/0.anything          metadata of the attempt, JSON
+    TrainFlow/12/train/40/anything            metadata of the task, JSON
+
+Everything else is a file. Pure: no tables, no storage; whoever has paths on one side and our tables on the other uses
+this module, and nobody else knows the layout.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from sqlitestore.errors import InvalidInput
+from sqlitestore.model import Artifact, TaskAddress, check_key, check_name
+
+ATTEMPT, DATA, DONE = "attempt.json", "data.json", "DONE.lock"
+MARKERS = (ATTEMPT, DATA, DONE)
+"""The documents of an attempt, in the order in which Metaflow writes them."""
+
+PICKLE, METAFLOW_PICKLE = "pickle-v5", "pickle-v4"
+"""Our name for a plain pickle, and the one under which Metaflow reads any plain pickle, whatever its protocol."""
+
+_OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
+_IN_A_TASK = 5
+_BLOB = 4
+
+
+class BlobPlace(NamedTuple):
+    """``flow/data/xx/key``."""
+
+    flow_name: str
+    key: str
+
+
+class MarkerPlace(NamedTuple):
+    """One of the three MARKERS of an attempt."""
+
+    task: TaskAddress
+    attempt: int
+    name: str
+
+
+class LogPlace(NamedTuple):
+    """A log; the source is "" for logs of Metaflow before 2.2.6, which had none."""
+
+    task: TaskAddress
+    attempt: int
+    source: str
+    stream: str
+
+
+class MetadataPlace(NamedTuple):
+    """Metadata of an attempt, or (``attempt`` None) of a task."""
+
+    task: TaskAddress
+    attempt: int | None
+    name: str
+
+
+Place: TypeAlias = BlobPlace | MarkerPlace | LogPlace | MetadataPlace
+"""What a path means, if it is not just a file."""
+
+
+def place_of(path: str) -> Place | None:
+    """Return what ``path`` means; None for a file.
+
+    >>> place_of("TrainFlow/12/train/40/0.task_stdout.log").stream
+    'stdout'
+    """
+    parts = path.split("/")
+    try:
+        if len(parts) == _BLOB and parts[1] == "data" and parts[2] == parts[3][:2]:
+            return BlobPlace(check_name("flow", parts[0]), check_key(parts[3]))
+        if len(parts) == _IN_A_TASK:
+            names = zip(("flow", "run", "step", "task"), parts, strict=False)
+            return _in_task(TaskAddress(*(check_name(kind, name) for kind, name in names)), parts[4])
+    except InvalidInput:
+        pass  # names that no run of ours has
+    return None
+
+
+def _in_task(task: TaskAddress, name: str) -> Place:
+    check_name("metadata", name)
+    found = _OF_AN_ATTEMPT(name)
+    if found is None:
+        return MetadataPlace(task, None, name)
+    attempt, name = int(found[1]), found[2]
+    if name in MARKERS:
+        return MarkerPlace(task, attempt, name)
+    if name.endswith(".log"):
+        source, _, stream = name.removesuffix(".log").rpartition("_")
+        if stream and (source or "_" not in name):
+            return LogPlace(task, attempt, source, stream)
+    return MetadataPlace(task, attempt, name)
+
+
+def path_of(place: Place) -> str:
+    """Return the path of a place: the inverse of ``place_of``."""
+    if isinstance(place, BlobPlace):
+        return f"{place.flow_name}/data/{place.key[:2]}/{place.key}"
+    if isinstance(place, LogPlace):
+        name = f"{place.source}_{place.stream}.log" if place.source else f"{place.stream}.log"
+        return f"{place.task.pathspec}/{place.attempt}.{name}"
+    name = place.name if place.attempt is None else f"{place.attempt}.{place.name}"
+    return f"{place.task.pathspec}/{name}"
+
+
+# Documents. What is read as one is written again with the same meaning; anything else the caller keeps as it is.
+
+
+class DataDocument(NamedTuple):
+    """``data.json``: an attempt's artifacts in the order saved, and the text of ``sys.version`` that wrote them."""
+
+    artifacts: Mapping[str, Artifact]
+    python: str
+
+
+def attempt_document(started: float) -> bytes:
+    """Return the text of ``attempt.json``; ``started`` is a time [s since 1970]."""
+    return json.dumps({"time": started}).encode()
+
+
+def read_attempt_document(document: bytes) -> float | None:
+    """Return the time in an ``attempt.json``; None if it is another document."""
+    found = _json(document)
+    if isinstance(found, dict) and set(found) == {"time"} and type(found["time"]) is float:
+        return float(found["time"])
+    return None
+
+
+DONE_DOCUMENT = b'""'
+"""The text of ``DONE.lock``."""
+
+
+def data_document(number: int, data: DataDocument, datastore: str) -> bytes:
+    """Return the text of ``data.json``, as Metaflow's class writes it."""
+    return json.dumps(
+        {
+            "datastore": datastore,
+            "version": "1.0",
+            "attempt": number,
+            "python_version": data.python,
+            "objects": {name: artifact.key for name, artifact in data.artifacts.items()},
+            "info": {name: _info(artifact) for name, artifact in data.artifacts.items()},
+        }
+    ).encode()
+
+
+def read_data_document(
+    document: bytes, number: int, datastore: str, sizes: Mapping[str, int]
+) -> tuple[DataDocument | None, bool]:
+    """Return what a ``data.json`` says (None for another document), and whether ``data_document`` says all of it.
+
+    ``sizes`` are those of the blobs by key [bytes]: every artifact's must be there, and is its size.
+    """
+    found = _json(document)
+    try:
+        objects, infos, python = found["objects"], found["info"], found["python_version"]
+        artifacts = {
+            check_name("artifact", name): Artifact.from_info(key, infos[name])._replace(size=sizes[key], preview={})
+            for name, key in objects.items()
+        }
+        read = DataDocument(artifacts, python)
+        for name, key in objects.items():
+            infos[name]["size"] = sizes[key]
+        if not all(_is_plain(artifact) for artifact in artifacts.values()) or not isinstance(python, str):
+            return None, False
+        return read, json.loads(data_document(number, read, datastore)) == found
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None, False
+
+
+def _is_plain(artifact: Artifact) -> bool:
+    """Return whether the fields have the types that rows take; integers in the information have 64 bits there."""
+    return (
+        isinstance(artifact.type, str)
+        and isinstance(artifact.encoding, str)
+        and isinstance(artifact.serializer_info, dict)
+        and not any(isinstance(value, int) and value.bit_length() > 63 for value in artifact.serializer_info.values())  # noqa: PLR2004
+    )
+
+
+def keys_in_data_document(document: bytes) -> list[str]:
+    """Return the keys that a ``data.json`` names; none for another document."""
+    found = _json(document)
+    objects = found.get("objects") if isinstance(found, dict) else None
+    return [key for key in objects.values() if _is_key(key)] if isinstance(objects, dict) else []
+
+
+def encoding_for_metaflow(encoding: str) -> str:
+    """Return the name under which Metaflow reads an encoding of ours."""
+    return METAFLOW_PICKLE if encoding == PICKLE else encoding
+
+
+def _info(artifact: Artifact) -> dict[str, Any]:
+    info = artifact._replace(preview={}).to_info()
+    info["encoding"] = encoding_for_metaflow(artifact.encoding)
+    return info
+
+
+def _is_key(key: object) -> bool:
+    try:
+        check_key(key)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _json(document: bytes) -> Any:
+    try:
+        return json.loads(document)
+    except (ValueError, RecursionError):
+        return None
