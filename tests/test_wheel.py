@@ -67,7 +67,10 @@ def test_wheel_has_the_package_and_nothing_else(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     package = ROOT / "sqlitestore"
-    expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
+    mapped = "sqlitestore/metaflow/metaflow_extensions/"  # to where Metaflow looks
+    expected = {
+        path.relative_to(ROOT).as_posix().replace(mapped, "metaflow_extensions/") for path in package.rglob("*.py")
+    }
     expected |= {"sqlitestore/FORMAT.md", "sqlitestore/py.typed"}
     info = f"sqlitestore-{VERSION}.dist-info/"
     assert {name for name in names if not name.startswith(info)} == expected

@@ -1,0 +1,54 @@
+"""Datastore roots: the path of the database file, or a folder "in" it, as Metaflow makes one for cards.
+
+``/data/runs.db`` is a store; ``/data/runs.db/mf.cards`` are the named files below ``mf.cards`` in it. The file is where
+it is now: a root that Metaflow recorded somewhere else is never believed (see ``provider``).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from sqlitestore.errors import InvalidName
+from sqlitestore.location import resolve_root
+
+
+class Root(NamedTuple):
+    """The absolute path of the database file, and the folder in it ("" for the whole)."""
+
+    file: str
+    folder: str
+
+    @property
+    def given(self) -> str:
+        """The two as one path again."""
+        return f"{self.file}/{self.folder}" if self.folder else self.file
+
+
+def split_root(root: str) -> Root:
+    """Return what a datastore root means. The file need not exist, but then the root is all of its path.
+
+    Raises InvalidName for a path with "@": Metaflow joins type and root with it, and splits there again.
+    """
+    path = resolve_root(root)
+    if "@" in path:
+        raise InvalidName(
+            f"{path} has '@' in it, at which Metaflow would cut the path in two; rename the file or its folder."
+        )
+    above, folder = path, ""
+    while not os.path.lexists(above) and len(above) > 1:
+        above, name = os.path.split(above)
+        folder = f"{name}/{folder}" if folder else name
+        if os.path.isfile(above):
+            return Root(above, folder)
+    return Root(path, "")
+
+
+def configured_root() -> str:
+    """Return the file that is meant when no root is given: as for the rest of the package, or from Metaflow's profile.
+
+    Metaflow's configuration has the environment variable too, and it wins over the profile.
+    """
+    from metaflow import metaflow_config
+
+    return split_root(resolve_root(getattr(metaflow_config, "DATASTORE_SYSROOT_SQLITE", None) or None)).file

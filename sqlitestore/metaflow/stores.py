@@ -1,0 +1,79 @@
+"""The files that this process has open: one store for each, shared by every datastore and provider that asks.
+
+Metaflow makes a datastore for a flow again and again, and asks the provider's class without any instance; each with
+connections of its own would pay for opening, and SQLite wants one place per process that knows what is locked.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sqlitestore.blobs import Blobs
+from sqlitestore.errors import StoreClosed
+from sqlitestore.files import Data, Files
+from sqlitestore.registrations import Registrations
+from sqlitestore.storage import SQLiteStorage
+from sqlitestore.task_records import Logs, TaskMetadata
+from sqlitestore.tasks import Tasks
+
+
+class Store:
+    """The tables of one file, for the plug-in: beside the storage of the published API also what overwrites."""
+
+    def __init__(self, path: str, *, create: bool) -> None:
+        self.path = path
+        self.storage = SQLiteStorage(path, create=create)
+        self.database = self.storage.database
+        self.blobs = Blobs(self.database)
+        self.data = Data(self.database)
+        self.tasks = Tasks(self.database)
+        self.metadata = TaskMetadata(self.database)
+        self.logs = Logs(self.database, self.blobs)
+        self.files = Files(self.database, self.blobs)
+        self.registrations = Registrations(self.database)
+        self._identity = _identity(path)
+
+    def is_current(self) -> bool:
+        """Return whether the path still names the file that was opened, and it is open."""
+        try:
+            self.database.check_open()
+        except StoreClosed:
+            return False
+        return _identity(self.path) == self._identity
+
+
+_open: dict[str, Store] = {}
+
+
+def store_at(path: str, *, create: bool = False) -> Store | None:
+    """Return the store in the file ``path``, opened once for the whole process; None if there is no file.
+
+    Only with ``create`` is a missing file made: who reads never makes one. A file that was replaced or deleted since
+    is opened anew. Raises what opening raises.
+    """
+    known = _open.get(path)
+    if known is not None:
+        if known.is_current():
+            return known
+        _open.pop(path, None)
+        known.storage.close()
+    if not create and not os.path.exists(path):
+        return None
+    made = Store(path, create=create)
+    store = _open.setdefault(path, made)
+    if store is not made:  # another thread was faster
+        made.storage.close()
+    return store
+
+
+def open_stores() -> list[Store]:
+    """Return the stores that are open, the latest opened first."""
+    return [store for store in reversed(list(_open.values())) if store.is_current()]
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
