@@ -90,7 +90,7 @@ def test_du_tells_own_from_shared(store):
 def test_info_tells_what_the_file_is(store):
     """Path, format, kind and counts."""
     answer = json.loads(run(store, "info", "--json").stdout)
-    assert (answer["file"], answer["format"], answer["kind"]) == (store, 1, "live")
+    assert (answer["file"], answer["format"], answer["kind"]) == (store, 2, "live")
     assert (answer["counts"]["runs"], answer["counts"]["tasks"], answer["counts"]["attempts"]) == (2, 4, 5)
     assert answer["created_iso"].endswith("+00:00")
 
@@ -217,6 +217,72 @@ def test_logs_of_an_attempt_and_a_source(store):
     result = run(store, "logs", TASK, "--source", "kernel")
     assert result.exit_code == 1
     assert "runtime" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def mflog_store(tmp_path_factory):
+    """Make a store with logs as Metaflow writes them: stdout from two sources, stderr from one."""
+    path = str(tmp_path_factory.mktemp("mflog") / "runs.db")
+    with FlowDataStore("F", ds_root=path) as flow:
+        task = flow.get_task_datastore("1", "s", "1", attempt=0, mode="w")
+        task.init_task()
+        for source, stream, lines in MFLOGS:
+            task.save_logs(source, {stream: "".join(f"[MFLOG|0|{time}Z|{source}|id]{line}\n" for time, line in lines)})
+        task.save_logs("plain", {"other": b"[no prefix]\xff\r\nend"})
+        task.done()
+    return path
+
+
+MFLOGS = [
+    ("runtime", "stdout", [("2026-11-24T12:00:00.000000", "starting"), ("2026-11-24T12:00:09.500000", "finished")]),
+    ("task", "stdout", [("2026-11-24T12:00:01.250000", "at work")]),
+    ("runtime", "stderr", [("2026-11-24T12:00:02.000000", "\x1b[31moops")]),
+]
+
+
+def test_logs_of_metaflow_are_readable(mflog_store):
+    """Prefixes are taken off, sources merged by time; a stream of plain text stays as it is."""
+    assert as_process(mflog_store, "logs", "F/1/s/1", "--stdout").stdout == b"starting\nat work\nfinished\n"
+    everything = b"[no prefix]\xff\r\nend\x1b[31moops\nstarting\nat work\nfinished\n"
+    assert as_process(mflog_store, "logs", "F/1/s/1").stdout == everything
+    assert as_process(mflog_store, "logs", "F/1/s/1", "--source", "task").stdout == b"at work\n"
+
+
+def test_logs_of_metaflow_have_headings_on_a_terminal(mflog_store):
+    """The heading names the sources, and the bytes that are shown."""
+    code, got = on_terminal(mflog_store, "logs", "F/1/s/1")
+    assert code == 0
+    assert "runtime, task stdout (26 bytes)" in got
+    assert "plain other (17 bytes)" in got
+    assert "\x1b[31m" not in got
+
+
+def test_logs_raw_are_the_stored_bytes(mflog_store):
+    """With --raw nothing is taken off or merged."""
+    raw = as_process(mflog_store, "logs", "F/1/s/1", "--stdout", "--raw").stdout.decode()
+    assert raw.splitlines() == [
+        f"[MFLOG|0|{time}Z|{source}|id]{line}" for source, stream, lines in MFLOGS[:2] for time, line in lines
+    ]
+    assert run(mflog_store, "logs", "F/1/s/1", "--raw", "--timestamps").exit_code == 2
+
+
+def test_logs_with_timestamps_have_the_local_time(mflog_store):
+    """In front of each line that has one, to the millisecond."""
+    call = ("logs", "F/1/s/1", "--timestamps")
+    got = as_process(mflog_store, *call, env={**os.environ, "TZ": "IST-5:30"}).stdout
+    assert got.splitlines()[-1] == b"2026-11-24 17:30:09.500 finished"
+    assert got.startswith(b"[no prefix]\xff\r\nend2026-11-24 17:30:02.000 \x1b[31moops\n")
+
+
+def test_logs_as_json_have_text_without_prefixes(mflog_store):
+    """Each source by itself, with the size that is stored; --raw gives the text as it is stored."""
+
+    def stdouts(*options):
+        logs = json.loads(run(mflog_store, "logs", "F/1/s/1", "--stdout", "--json", *options).stdout)["logs"]
+        return {log["source"]: (log["text"], log["size"]) for log in logs}
+
+    assert stdouts() == {"runtime": ("starting\nfinished\n", 114), "task": ("at work\n", 53)}
+    assert stdouts("--raw")["task"] == ("[MFLOG|0|2026-11-24T12:00:01.250000Z|task|id]at work\n", 53)
 
 
 # Forms of output
