@@ -121,6 +121,20 @@ class Database:
             if self._still_at_rest(handle):
                 return rows
 
+    def version(self) -> tuple[int, int, int]:
+        """Return what is another whenever anybody has changed the file since, as this thread sees it.
+
+        The price is about that of reading one row (https://www.sqlite.org/pragma.html#pragma_data_version).
+        """
+        handle = self._current_handle()
+        with handle.lock:
+            self._connections.check_open()
+            try:
+                others = int(handle.connection.execute("PRAGMA data_version").get)
+            except apsw.Error as error:
+                raise self._translated(error) from error
+            return id(handle), others, handle.connection.total_changes()
+
     def _too_big(self, bindings: Sequence[Any] | dict[str, Any]) -> DataException:
         """Return what it means that a SELECT met a value above LARGEST_VALUE: ours, or one in the file."""
         if any(isinstance(value, str | bytes) and len(value) > LARGEST_VALUE // 4 for value in bindings):

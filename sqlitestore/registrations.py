@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import apsw
@@ -25,6 +26,13 @@ def _select(columns: str, table: str, more: str = "") -> str:
     """Return a SELECT of rows of a run, which is bound by the names of flow and run; ``more`` goes on after that."""
     return f"""SELECT {columns} FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN {table} AS x ON x.run = r.id
  WHERE f.name = ? AND r.name = ? {more}"""
+
+
+def _select_of_tasks(columns: str, table: str, order: str) -> str:
+    """Return a SELECT of rows of tasks of a run, which is bound by its names and a JSON array of [step, task]."""
+    return f"""SELECT {columns} FROM flow AS f JOIN run AS r ON r.flow = f.id CROSS JOIN json_each(?3) AS asked
+ CROSS JOIN {table} AS x ON x.run = r.id AND x.step = asked.value ->> 0 AND x.task = asked.value ->> 1
+ WHERE f.name = ?1 AND r.name = ?2 {order}"""
 
 
 _RUN = "r.name, x.user_name, x.ts_epoch, x.tags, x.system_tags, x.task_ids, x.digest"
@@ -46,7 +54,9 @@ SELECT_TASK = _select(_TASK, "registered_task", "AND x.step = ? AND x.task = ?")
 INSERT_TASK = """INSERT INTO registered_task(run, step, task, user_name, ts_epoch, digest)
  VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _METADATUM = "x.step, x.task, x.position, x.field_name, x.value, x.type, x.tags, x.user_name, x.ts_epoch, x.digest"
-SELECT_METADATA = _select(_METADATUM, "registered_metadata", "AND x.step = ? AND x.task = ? ORDER BY x.position")
+SELECT_METADATA = _select_of_tasks(
+    _METADATUM, "registered_metadata", "AND (?4 IS NULL OR x.field_name = ?4) ORDER BY asked.key, x.position"
+)
 SELECT_METADATA_OF_STEP = _select(
     _METADATUM, "registered_metadata", "AND x.step = ? AND x.field_name = ? ORDER BY x.task, x.position"
 )
@@ -54,10 +64,10 @@ NEXT_POSITION = """SELECT COALESCE(MAX(position), -1) + 1 FROM registered_metada
  WHERE run = ? AND step = ? AND task = ?"""
 INSERT_METADATUM = """INSERT INTO registered_metadata(run, step, task, position, field_name, value, type, tags,
  user_name, ts_epoch, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_ARTIFACT = "x.attempt, x.name, x.content_type, x.sha, x.ds_type, x.location, x.user_name, x.ts_epoch, x.digest"
-SELECT_ARTIFACTS = _select(
-    _ARTIFACT, "registered_artifact", "AND x.step = ? AND x.task = ? AND x.attempt = ? ORDER BY x.name"
+_ARTIFACT = (
+    "x.step, x.task, x.attempt, x.name, x.content_type, x.sha, x.ds_type, x.location, x.user_name, x.ts_epoch, x.digest"
 )
+SELECT_ARTIFACTS = _select_of_tasks(_ARTIFACT, "registered_artifact", "ORDER BY asked.key, x.attempt, x.name")
 INSERT_ARTIFACT = """INSERT INTO registered_artifact(run, step, task, attempt, name, content_type, sha, ds_type,
  location, user_name, ts_epoch, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
@@ -233,9 +243,12 @@ class Registrations:
                 fields = (step, task, position, *values)
                 connection.execute(INSERT_METADATUM, (row, *fields, digest_of(flow, run, *fields)))
 
-    def metadata(self, flow: str, run: str, step: str, task: str) -> list[RegisteredMetadatum]:
-        """Return all metadata of a task, in the order in which they were registered."""
-        return list(self._metadata(flow, run, self._query(SELECT_METADATA, (flow, run, step, task))))
+    def metadata(
+        self, flow: str, run: str, tasks: Iterable[tuple[str, str]], field_name: str | None = None
+    ) -> list[RegisteredMetadatum]:
+        """Return the metadata (of one name) of tasks, given as (step, task), in the order asked and of registering."""
+        bindings = (flow, run, json.dumps(list(tasks)), field_name)
+        return list(self._metadata(flow, run, self._query(SELECT_METADATA, bindings)))
 
     def metadata_of_step(self, flow: str, run: str, step: str, field_name: str) -> list[RegisteredMetadatum]:
         """Return the metadata of that name of all tasks of a step."""
@@ -245,7 +258,7 @@ class Registrations:
         for step, task, position, field, value, kind, tags, user, ts_epoch, digest in rows:
             if digest_of(flow, run, step, task, position, field, value, kind, tags, user, ts_epoch) != digest:
                 raise self._damaged(f"metadatum {field!r} of task", f"{flow}/{run}/{step}/{task}")
-            yield RegisteredMetadatum(step, task, field, json.loads(value), kind, json.loads(tags), user, ts_epoch)
+            yield RegisteredMetadatum(step, task, field, json.loads(value), kind, _tags(tags), user, ts_epoch)
 
     def add_artifacts(self, flow: str, run: str, step: str, task: str, artifacts: Iterable[RegisteredArtifact]) -> None:
         """Register artifacts; one whose attempt and name are registered already stays as it is."""
@@ -254,13 +267,15 @@ class Registrations:
             row = run_id(connection, flow, run, create=True)
             connection.executemany(INSERT_ARTIFACT, [(row, *fields, digest_of(flow, run, *fields)) for fields in rows])
 
-    def artifacts(self, flow: str, run: str, step: str, task: str, attempt: int) -> list[RegisteredArtifact]:
-        """Return the artifacts registered for an attempt, sorted by name."""
-        artifacts = []
-        for *fields, digest in self._query(SELECT_ARTIFACTS, (flow, run, step, task, attempt)):
+    def artifacts(
+        self, flow: str, run: str, tasks: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str], list[RegisteredArtifact]]:
+        """Return the artifacts registered for tasks, given as (step, task): by task, sorted by attempt and name."""
+        artifacts: dict[tuple[str, str], list[RegisteredArtifact]] = {}
+        for step, task, *fields, digest in self._query(SELECT_ARTIFACTS, (flow, run, json.dumps(list(tasks)))):
             if digest_of(flow, run, step, task, *fields) != digest:
                 raise self._damaged(f"artifact {fields[1]!r} of task", f"{flow}/{run}/{step}/{task}")
-            artifacts.append(RegisteredArtifact(*fields))
+            artifacts.setdefault((step, task), []).append(RegisteredArtifact(*fields))
         return artifacts
 
     def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -275,6 +290,12 @@ class Registrations:
             f"What {self._database.path} has registered of {what} {pathspec} is damaged: it differs from what was "
             "written. Restore the file from a backup."
         )
+
+
+@lru_cache(1000)
+def _tags(text: str) -> tuple[str, ...]:
+    """Return the tags in a JSON array: few different ones come again and again."""
+    return tuple(json.loads(text))
 
 
 def _json_tags(tags: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ def write(ds_root: str) -> None:
 
 
 TAGS, SYSTEM_TAGS = frozenset({"grün", "b"}), frozenset({"user:ada"})
-METADATUM = RegisteredMetadatum("train", "0", "list", ["a", 2**70], "t", ["attempt_id:0"], "ada", 1_700_000_000_123)
+METADATUM = RegisteredMetadatum("train", "0", "list", ["a", 2**70], "t", ("attempt_id:0",), "ada", 1_700_000_000_123)
 ARTIFACT = RegisteredArtifact(0, "far", "pickle-v4", "0" * 40, "s3", ":root:s3://b", None, 1_700_000_000_123)
 
 
@@ -67,9 +67,9 @@ def check_registered(ds_root: str) -> None:
         assert run == ("17", "ada", 1_700_000_000_000, TAGS, SYSTEM_TAGS, 1)
         assert registrations.steps("GoldenFlow", "17") == [("train", "", None, 1_700_000_000_001)]
         assert registrations.tasks("GoldenFlow", "17") == [("train", "0", None, 1_700_000_000_001)]
-        found = registrations.metadata("GoldenFlow", "17", "train", "0")
+        found = registrations.metadata("GoldenFlow", "17", [("train", "0")])
         assert found == [METADATUM, METADATUM._replace(value=None)]
-        assert registrations.artifacts("GoldenFlow", "17", "train", "0", 0) == [ARTIFACT]
+        assert registrations.artifacts("GoldenFlow", "17", [("train", "0")]) == {("train", "0"): [ARTIFACT]}
 
 
 def check(ds_root: str) -> None:

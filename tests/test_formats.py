@@ -79,7 +79,7 @@ def test_nothing_is_registered_in_an_old_file_that_is_only_read(tmp_path: Path, 
         with FlowDataStore("GoldenFlow", ds_root=copy) as flow:
             registrations = Registrations(flow._storage_impl.database)
             assert registrations.runs("GoldenFlow") == []
-            assert registrations.metadata("GoldenFlow", "17", "train", "0") == []
+            assert registrations.metadata("GoldenFlow", "17", [("train", "0")]) == []
 
     as_nobody(nothing)  # type: ignore[operator]
 

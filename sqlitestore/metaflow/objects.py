@@ -9,14 +9,15 @@ Roots are those of now: a file that was moved says where it is, not where it was
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlitestore.layout import encoding_for_metaflow
 from sqlitestore.metaflow.reading import TYPE
 from sqlitestore.metaflow.stores import Store
-from sqlitestore.model import Attempt, TaskAddress
-from sqlitestore.registrations import RegisteredMetadatum, RegisteredRun, RegisteredTask
+from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
 
 HERE = "."
 """Stands for the root of this file in what is registered."""
@@ -24,12 +25,23 @@ HERE = "."
 Thing = dict[str, Any]
 
 
+TOGETHER = 100
+"""Tasks that are looked up at a time, when they were listed before."""
+
+REMEMBERED = 5_000
+"""Tasks whose artifacts or metadata are remembered at most."""
+
+
 class Objects:
-    """The dictionaries of one file."""
+    """The dictionaries of one file, as it is for as long as nobody changes it (see ``objects_of``)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._runs: dict[tuple[str, str], RegisteredRun | None] = {}
+        self._listed: dict[tuple[str, ...], dict[str, int]] = {}
+        """The tasks of each step in the order listed, with their positions."""
+        self._tasks: dict[TaskAddress, _Known] = {}
+        self._metadata: dict[TaskAddress, list[RegisteredMetadatum]] = {}
 
     # Flows and runs
 
@@ -45,9 +57,11 @@ class Objects:
 
     def runs(self, flow: str) -> list[Thing]:
         """Return the runs of a flow."""
-        registered = {run.name: run for run in self._store.registrations.runs(flow)}
-        self._runs |= {(flow, name): run for name, run in registered.items()}
-        found = [registered.get(name) or self._unregistered_run(flow, name) for name in self._store.tasks.runs(flow)]
+        with self._store.database.read():
+            registered = {run.name: run for run in self._store.registrations.runs(flow)}
+            self._runs |= {(flow, name): run for name, run in registered.items()}
+            names = self._store.tasks.runs(flow)
+            found = [registered.get(name) or self._unregistered_run(flow, name) for name in names]
         return [_run(flow, run) for run in found if run is not None]
 
     def run(self, flow: str, name: str) -> Thing | None:
@@ -69,27 +83,33 @@ class Objects:
 
     def steps(self, flow: str, run: str, step: str | None = None) -> list[Thing]:
         """Return the steps of a run, or that one."""
-        steps = {each.step: each for each in self._store.registrations.steps(flow, run, step)}
-        missing = {name for name, _ in self._store.tasks.names(flow, run, step)} - set(steps)
-        for name in missing:
-            started = _started(self._store.tasks.find_run(flow, run, [name]))
-            if started is not None:
-                steps[name] = RegisteredTask(name, "", None, started)
-        return self._described(flow, run, steps.values())
+        with self._store.database.read():
+            steps = {each.step: each for each in self._store.registrations.steps(flow, run, step)}
+            missing = {name for name, _ in self._store.tasks.names(flow, run, step)} - set(steps)
+            for name in missing:
+                started = _started(self._store.tasks.find_run(flow, run, [name]))
+                if started is not None:
+                    steps[name] = RegisteredTask(name, "", None, started)
+            return self._described(flow, run, steps.values())
 
     def tasks(self, flow: str, run: str, step: str | None = None, task: str | None = None) -> list[Thing]:
         """Return the tasks of a run, of a step of it, or that one."""
-        tasks = {(each.step, each.task): each for each in self._store.registrations.tasks(flow, run, step, task)}
-        names = [(step, task)] if step is not None and task is not None else self._store.tasks.names(flow, run, step)
-        missing = [TaskAddress(flow, run, *name) for name in names if name not in tasks]
+        with self._store.database.read():
+            tasks = {(each.step, each.task): each for each in self._store.registrations.tasks(flow, run, step, task)}
+            names = self._store.tasks.names(flow, run, step) if task is None else [(step or "", task)]
+            missing = [TaskAddress(flow, run, *name) for name in names if name not in tasks]
+            tasks |= self._unregistered_tasks(missing)
+            described = self._described(flow, run, tasks.values())
+        if step is not None and task is None:
+            self._listed[flow, run, step] = {each["task_id"]: index for index, each in enumerate(described)}
+        return described
+
+    def _unregistered_tasks(self, tasks: Sequence[TaskAddress]) -> dict[tuple[str, str], RegisteredTask]:
         attempts: dict[tuple[str, str], list[Attempt]] = {}
-        for attempt in self._store.tasks.find_tasks(missing) if missing else ():
+        for attempt in self._store.tasks.find_tasks(tasks) if tasks else ():
             attempts.setdefault((attempt.task.step_name, attempt.task.task_id), []).append(attempt)
-        for name, found in attempts.items():
-            started = _started(found)
-            if started is not None:
-                tasks[name] = RegisteredTask(*name, None, started)
-        return self._described(flow, run, tasks.values())
+        started = {name: _started(found) for name, found in attempts.items()}
+        return {name: RegisteredTask(*name, None, epoch) for name, epoch in started.items() if epoch is not None}
 
     def _described(self, flow: str, run: str, things: Iterable[RegisteredTask]) -> list[Thing]:
         of_run = self.run_of(flow, run)
@@ -112,65 +132,56 @@ class Objects:
 
     # Artifacts and metadata
 
-    def artifacts(self, task: TaskAddress, attempt: int | None) -> list[Thing]:
-        """Return the artifacts of an attempt of a task; None means the latest that is done."""
-        number = self._latest_done(task) if attempt is None else attempt
-        if number is None:
-            return []
-        registered = self._store.registrations.artifacts(*task, number)
-        things = {
-            each.name: self._artifact(
-                task, number, each.name, each.content_type, each.sha, each.ds_type, each.location, each.ts_epoch
-            )
-            for each in registered
-        }
-        for each in self._store.tasks.find_tasks([task]):
-            if each.number == number and each.done is not None:
-                for name, artifact in self._store.tasks.artifacts([each])[0].items():
-                    if name not in things:
-                        encoding = encoding_for_metaflow(artifact.encoding)
-                        things[name] = self._artifact(
-                            task, number, name, encoding, artifact.key, TYPE, f":root:{HERE}", int(each.done * 1000)
-                        )
+    def artifacts(self, task: TaskAddress, attempt: int | None, name: str | None = None) -> list[Thing]:
+        """Return the artifacts (or that one) of an attempt of a task; None means the latest that is done."""
+        known = self._known(task)
+        number = known.latest if attempt is None else attempt
         of_run = self.run_of(task.flow_name, task.run_id)
         tags, system_tags = (sorted(of_run.tags), sorted(of_run.system_tags)) if of_run else ([], [])
-        return [thing | {"tags": list(tags), "system_tags": list(system_tags)} for thing in things.values()]
-
-    def _artifact(
-        self, task: TaskAddress, number: int, name: str, encoding: str, sha: str, kind: str, location: str, epoch: int
-    ) -> Thing:
-        return {
+        common = {
             "flow_id": task.flow_name,
             "run_number": task.run_id,
             "step_name": task.step_name,
             "task_id": task.task_id,
             "attempt_id": number,
-            "name": name,
-            "content_type": encoding,
             "type": "metaflow.artifact",
-            "sha": sha,
-            "ds_type": kind,
-            "location": f":root:{self._store.path}" if location == f":root:{HERE}" else location,
-            "user_name": None,
-            "ts_epoch": epoch,
+            "tags": tags,
+            "system_tags": system_tags,
         }
+        registered = {each.name: each for each in known.registered if each.attempt == number}
+        things = [
+            common | self._described_artifact(each) for each in registered.values() if name is None or each.name == name
+        ]
+        held = known.held.get(number, {}) if number is not None else {}
+        others = [each for each in (held if name is None else [name]) if each in held and each not in registered]
+        things += [common | self._described_artifact(known.as_registered(number or 0, each)) for each in others]
+        return things
 
-    def _latest_done(self, task: TaskAddress) -> int | None:
-        """Return the attempt that the provider was told last is done; if it was told nothing, what the task says."""
-        done = [each for each in self._store.registrations.metadata(*task) if each.field_name == "attempt-done"]
-        if done:
-            return int(done[-1].value)
-        started = [each for each in self._store.tasks.find_tasks([task]) if each.started is not None]
-        return started[-1].number if started and started[-1].done is not None else None
+    def _described_artifact(self, artifact: RegisteredArtifact) -> Thing:
+        here = artifact.location == f":root:{HERE}"
+        return {
+            "name": artifact.name,
+            "content_type": artifact.content_type,
+            "sha": artifact.sha,
+            "ds_type": artifact.ds_type,
+            "location": f":root:{self._store.path}" if here else artifact.location,
+            "user_name": artifact.user_name,
+            "ts_epoch": artifact.ts_epoch,
+        }
 
     def metadata(self, task: TaskAddress) -> list[Thing]:
         """Return all metadata of a task; of one that no provider was told of, what its attempts say."""
-        found = self._store.registrations.metadata(*task)
+        if task not in self._metadata:
+            together = self._together(task)
+            self._make_room(self._metadata)
+            self._metadata |= {each: [] for each in together}
+            names = [each[2:] for each in together]
+            for found in self._store.registrations.metadata(task.flow_name, task.run_id, names):  # one query
+                self._metadata[TaskAddress(task.flow_name, task.run_id, found.step, found.task)].append(found)
+        common = {"flow_id": task.flow_name, "run_number": task.run_id, "step_name": task.step_name}
         return [
             {
-                "flow_id": task.flow_name,
-                "run_number": task.run_id,
-                "step_name": task.step_name,
+                **common,
                 "task_id": task.task_id,
                 "field_name": each.field_name,
                 "type": each.type,
@@ -179,7 +190,7 @@ class Objects:
                 "user_name": each.user_name,
                 "ts_epoch": each.ts_epoch,
             }
-            for each in found or self._unregistered_metadata(task)
+            for each in self._metadata[task] or self._unregistered_metadata(task)
         ]
 
     def _unregistered_metadata(self, task: TaskAddress) -> Iterator[RegisteredMetadatum]:
@@ -195,6 +206,93 @@ class Objects:
                 tags = [f"attempt_id:{attempt.number}"]
                 epoch = int(times[field] * 1000)
                 yield RegisteredMetadatum(task.step_name, task.task_id, field, value, field, tags, None, epoch)
+
+    # Tasks looked at one by one, after they were listed, are looked up in blocks.
+
+    def _together(self, task: TaskAddress) -> list[TaskAddress]:
+        """Return the tasks that were listed beside this one, or only this one."""
+        listed = self._listed.get(task[:3], {})
+        position = listed.get(task.task_id)
+        if position is None:
+            return [task]
+        start = position - position % TOGETHER
+        return [TaskAddress(*task[:3], each) for each in islice(listed, start, start + TOGETHER)]
+
+    def _make_room(self, known: dict[TaskAddress, Any]) -> None:
+        if len(known) >= REMEMBERED:
+            known.clear()
+
+    def _known(self, task: TaskAddress) -> _Known:
+        if task not in self._tasks:
+            self._make_room(self._tasks)
+            with self._store.database.read():
+                self._tasks |= self._looked_up(self._together(task))
+        return self._tasks[task]
+
+    def _looked_up(self, tasks: Sequence[TaskAddress]) -> dict[TaskAddress, _Known]:
+        """Return what is known of tasks of one run."""
+        names = [each[2:] for each in tasks]
+        registrations = self._store.registrations
+        registered = registrations.artifacts(*tasks[0][:2], names)
+        told = {
+            (each.step, each.task): int(each.value)
+            for each in registrations.metadata(*tasks[0][:2], names, "attempt-done")
+        }
+        attempts: dict[TaskAddress, list[Attempt]] = {each: [] for each in tasks}
+        for attempt in self._store.tasks.find_tasks(tasks):
+            attempts[attempt.task].append(attempt)
+        done = [each for found in attempts.values() for each in found if each.done is not None]
+        held = dict(zip(((each.task, each.number) for each in done), self._store.tasks.artifacts(done), strict=True))
+        return {
+            each: _Known(
+                found,
+                told.get(each[2:]),
+                registered.get(each[2:], []),
+                {one.number: held[each, one.number] for one in found if one.done is not None},
+            )
+            for each, found in attempts.items()
+        }
+
+
+class _Known:
+    """What is known of a task's artifacts: what was registered, and what the file holds by attempt."""
+
+    def __init__(
+        self,
+        attempts: Sequence[Attempt],
+        told: int | None,
+        registered: Sequence[RegisteredArtifact],
+        held: Mapping[int, Mapping[str, Artifact]],
+    ) -> None:
+        self._attempts = attempts
+        self._told = told
+        self.registered = registered
+        self.held = held
+
+    @property
+    def latest(self) -> int | None:
+        """The attempt that the provider was told last is done; if it was told nothing, what the task says."""
+        if self._told is not None:
+            return self._told
+        started = [each for each in self._attempts if each.started is not None]
+        return started[-1].number if started and started[-1].done is not None else None
+
+    def as_registered(self, number: int, name: str) -> RegisteredArtifact:
+        """Return an artifact that the file holds, as if it were registered."""
+        artifact = self.held[number][name]
+        done = next(each.done for each in self._attempts if each.number == number)
+        encoding = encoding_for_metaflow(artifact.encoding)
+        epoch = int((done or 0) * 1000)
+        return RegisteredArtifact(number, name, encoding, artifact.key, TYPE, f":root:{HERE}", None, epoch)
+
+
+def objects_of(store: Store) -> Objects:
+    """Return what answers questions: the same as the last time, while nobody has changed the file."""
+    version = store.database.version()
+    known: tuple[object, Objects] | None = getattr(store.of_thread, "objects", None)
+    if known is None or known[0] != version:
+        known = store.of_thread.objects = version, Objects(store)
+    return known[1]
 
 
 def _run(flow: str, run: RegisteredRun) -> Thing:

@@ -22,8 +22,7 @@ def itself(objects: Objects, kind: str, names: Sequence[str], attempt: int | Non
         case "task", [flow, run, step, task]:
             return next(iter(objects.tasks(flow, run, step, task)), None)
         case "artifact", [*task, name]:
-            found = objects.artifacts(TaskAddress(*task), attempt)
-            return next((artifact for artifact in found if artifact["name"] == name), None)
+            return next(iter(objects.artifacts(TaskAddress(*task), attempt, name)), None)
     return None
 
 

@@ -45,10 +45,12 @@ def find(store: Store, folder: str, paths: Iterable[str]) -> Iterator[Found | No
     paths = list(paths)
     for start in range(0, len(paths), TOGETHER):
         some = paths[start : start + TOGETHER]
-        found = _find_files(store, folder, some)
-        if not folder:
-            places = {path: place for path in some if path not in found and (place := layout.place_of(path))}
-            found |= _Lookup(store).find(places)
+        lookup = _Lookup(store)
+        places = {} if folder else {path: place for path in some if (place := layout.place_of(path))}
+        found = lookup.blobs(places)  # never a file too
+        if len(found) < len(some):
+            found |= _find_files(store, folder, [path for path in some if path not in found])
+            found |= lookup.others({path: place for path, place in places.items() if path not in found})
         yield from (found.get(path) for path in some)
 
 
@@ -81,26 +83,24 @@ class _Lookup:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def find(self, places: Mapping[str, Place]) -> dict[str, Found]:
-        found = self._blobs([place for place in places.values() if isinstance(place, BlobPlace)])
-        found |= self._markers([place for place in places.values() if isinstance(place, MarkerPlace)])
+    def blobs(self, places: Mapping[str, Place]) -> dict[str, Found]:
+        keys = {path: place.key for path, place in places.items() if isinstance(place, BlobPlace)}
+        sizes = self._store.blobs.sizes(set(keys.values())) if keys else {}
+        return {
+            path: Found(
+                lambda size=sizes[key]: size,  # type: ignore[misc]
+                partial(_copy_blob, self._store, key),
+                dict(BLOB_METADATA),
+            )
+            for path, key in keys.items()
+            if key in sizes
+        }
+
+    def others(self, places: Mapping[str, Place]) -> dict[str, Found]:
+        found = self._markers([place for place in places.values() if isinstance(place, MarkerPlace)])
         found |= self._logs([place for place in places.values() if isinstance(place, LogPlace)])
         found |= self._metadata([place for place in places.values() if isinstance(place, MetadataPlace)])
         return {path: found[place] for path, place in places.items() if place in found}
-
-    def _blobs(self, places: Sequence[BlobPlace]) -> dict[Place, Found]:
-        if not places:
-            return {}
-        sizes = self._store.blobs.sizes({place.key for place in places})
-        return {
-            place: Found(
-                lambda size=sizes[place.key]: size,  # type: ignore[misc]
-                partial(_copy_blob, self._store, place.key),
-                dict(BLOB_METADATA),
-            )
-            for place in places
-            if place.key in sizes
-        }
 
     def _markers(self, places: Sequence[MarkerPlace]) -> dict[Place, Found]:
         if not places:

@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from sqlitestore.errors import InvalidName
-from sqlitestore.location import resolve_root
+from sqlitestore.location import VARIABLE, resolve_root
 
 
 class Root(NamedTuple):
@@ -25,11 +25,27 @@ class Root(NamedTuple):
         return f"{self.file}/{self.folder}" if self.folder else self.file
 
 
+_split: dict[str, Root] = {}
+"""Roots that were split, for as long as the file is there: the client asks for each artifact."""
+
+_found: dict[tuple[str, str | None, str | None], str] = {}
+"""Files that were found from a working folder and configuration, for as long as they are there."""
+
+
 def split_root(root: str) -> Root:
     """Return what a datastore root means. The file need not exist, but then the root is all of its path.
 
     Raises InvalidName for a path with "@": Metaflow joins type and root with it, and splits there again.
     """
+    known = _split.get(root)
+    if known is None or not os.path.isfile(known.file):
+        known = _split_anew(root)
+        if os.path.isabs(root):
+            _split[root] = known
+    return known
+
+
+def _split_anew(root: str) -> Root:
     path = resolve_root(root)
     if "@" in path:
         raise InvalidName(
@@ -51,4 +67,9 @@ def configured_root() -> str:
     """
     from metaflow import metaflow_config
 
-    return split_root(resolve_root(getattr(metaflow_config, "DATASTORE_SYSROOT_SQLITE", None) or None)).file
+    given = getattr(metaflow_config, "DATASTORE_SYSROOT_SQLITE", None) or None
+    asked = (os.getcwd(), given, os.environ.get(VARIABLE))
+    known = _found.get(asked)
+    if known is None or not os.path.isfile(known):
+        known = _found[asked] = split_root(resolve_root(given)).file
+    return known

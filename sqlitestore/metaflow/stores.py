@@ -7,6 +7,7 @@ connections of its own would pay for opening, and SQLite wants one place per pro
 from __future__ import annotations
 
 import os
+import threading
 
 from sqlitestore.blobs import Blobs
 from sqlitestore.errors import StoreClosed
@@ -32,6 +33,8 @@ class Store:
         self.files = Files(self.database, self.blobs)
         self.registrations = Registrations(self.database)
         self._identity = _identity(path)
+        self.of_thread = threading.local()
+        """For whoever keeps something for as long as the store is open, each thread its own."""
 
     def is_current(self) -> bool:
         """Return whether the path still names the file that was opened, and it is open."""

@@ -217,21 +217,20 @@ class SQLiteMetadataProvider(MetadataProvider):
     def _get_object_internal(
         cls, obj_type: str, obj_order: int, sub_type: str, sub_order: int, filters: Any, attempt: Any, *args: str
     ) -> Any:
-        """Return for "self" a dictionary or None, for all else a list of them, from one snapshot."""
+        """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
-        from sqlitestore.metaflow.objects import Objects
+        from sqlitestore.metaflow.objects import objects_of
         from sqlitestore.metaflow.queries import below, itself
 
         with as_metaflow():
             store = cls._store()
             if store is None:
                 return None if sub_type == "self" else []
-            with store.database.read():
-                objects = Objects(store)
-                if sub_type == "self":
-                    found = itself(objects, obj_type, args, attempt)
-                    return next(iter(cls._apply_filter([found], filters)), None) if found else None
-                things = below(objects, obj_type, sub_type, args, attempt)
+            objects = objects_of(store)
+            if sub_type == "self":
+                found = itself(objects, obj_type, args, attempt)
+                return next(iter(cls._apply_filter([found], filters)), None) if found else None
+            things = below(objects, obj_type, sub_type, args, attempt)
         return things if sub_type in {"artifact", "metadata"} else cls._apply_filter(things, filters)
 
 
