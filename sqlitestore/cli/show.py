@@ -66,7 +66,8 @@ def _summary(storage: SQLiteStorage, place: Place) -> dict[str, Any]:
         row = next((views.run_row(run) for run in runs if run.run_id == rest[0]), {})
         steps = views.step_rows(storage, flow, rest[0])
         sizes = {key: sum(step[key] for step in steps) for key in ("artifacts", "size")}
-        return row | sizes | {"steps": len(steps), "step_list": steps}
+        tags = views.tags_of(storage, flow, rest[0])
+        return row | sizes | tags | {"steps": len(steps), "step_list": steps}
     row = next(step for step in views.step_rows(storage, flow, rest[0]) if step["step"] == rest[1])
     tasks = views.task_rows(storage, flow, rest[0], rest[1])
     return row | {"task_list": tasks}
@@ -77,11 +78,12 @@ def _print_summary(answer: dict[str, Any]) -> None:
 
     parts = {
         "flow": (views.FLOWS, "latest_runs", "Latest runs", views.RUNS),
-        "run": (views.RUNS + views.STEPS[-2:], "step_list", "Steps", views.STEPS),
+        "run": (views.RUNS + views.STEPS[-2:] + views.TAGS, "step_list", "Steps", views.STEPS),
         "step": (views.STEPS, "task_list", "Tasks", views.TASKS),
     }
     facts, key, heading, columns = parts[answer["level"]]
-    output.print_facts(facts, answer, answer["pathspec"])
+    listed = {name: ", ".join(value) for name, value in answer.items() if name in {"tags", "system_tags"}}
+    output.print_facts(facts, answer | listed, answer["pathspec"])
     output.print_heading(heading)
     output.print_table(columns, answer[key])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from sqlitestore.cli.text import preview_line, type_name
 from sqlitestore.errors import Damaged
 from sqlitestore.maintenance.listing import AttemptSize, RunSummary, attempt_sizes, run_summaries
 from sqlitestore.model import Artifact, Attempt
+from sqlitestore.registrations import Registrations
 from sqlitestore.storage import SQLiteStorage
 
 Row = dict[str, Any]
@@ -32,6 +34,8 @@ ARTIFACTS: Columns = (
 )
 LOGS: Columns = (Column("source"), Column("stream"), Column("size", "size"))
 METADATA: Columns = (Column("name"), Column("of"), Column("value"))
+
+TAGS: Columns = (Column("tags"), Column("system_tags"))
 
 NO_SIZE = AttemptSize(0, 0, failed=False)
 
@@ -124,7 +128,7 @@ def attempt_row(
         "finished": attempt.done,
         "artifacts": size.artifacts,
         "size": size.size,
-        "python": attempt.python,
+        "python": (attempt.python or "").split(" ")[0] or None,  # Metaflow's is all of sys.version
     }
 
 
@@ -163,9 +167,24 @@ def log_rows(storage: SQLiteStorage, attempt: Attempt) -> list[Row]:
 
 
 def metadata_rows(storage: SQLiteStorage, attempt: Attempt) -> list[Row]:
-    """Return a row for each metadatum of a task and of its attempt; values are JSON texts."""
-    return [
+    """Return a row for each metadatum of a task and of its attempt; values are JSON texts.
+
+    What a metadata provider registered follows, where it does not belong to another attempt.
+    """
+    rows = [
         {"name": name, "of": of, "value": value}
         for of, number in (("task", None), ("attempt", attempt.number))
         for name, value in storage.load_metadata(attempt.task, number).items()
     ]
+    flow, run, *names = attempt.task
+    for each in Registrations(storage.database).metadata(flow, run, [(names[0], names[1])]):
+        of_attempts = [tag for tag in each.tags if tag.startswith("attempt_id:")]
+        if not of_attempts or f"attempt_id:{attempt.number}" in of_attempts:
+            rows.append({"name": each.field_name, "of": "provider", "value": json.dumps(each.value)})
+    return rows
+
+
+def tags_of(storage: SQLiteStorage, flow_name: str, run_id: str) -> Row:
+    """Return the tags and system tags of a run, sorted; both empty where no provider registered it."""
+    run = Registrations(storage.database).run(flow_name, run_id)
+    return {"tags": sorted(run.tags) if run else [], "system_tags": sorted(run.system_tags) if run else []}

@@ -49,6 +49,7 @@ class HandedOutFiles:
             with suppress(OSError):  # no descriptors left, or forbidden here: then a file with a name
                 descriptor = os.memfd_create("sqlitestore")
                 self._descriptors.append(descriptor)
+                os.fchmod(descriptor, 0o600)  # what a copy of it gets
                 with open(descriptor, "wb", closefd=False) as file:
                     write(file)
                 return f"/proc/self/fd/{descriptor}"
