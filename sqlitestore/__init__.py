@@ -8,79 +8,28 @@
 ...     task.done()
 """
 
-from sqlitestore.content_addressed_store import BlobCache, ContentAddressedStore
-from sqlitestore.datastore_set import TaskDataStoreSet
-from sqlitestore.errors import (
-    ArtifactNotFound,
-    AttemptDone,
-    BlobNotFound,
-    Damaged,
-    DataException,
-    DiskFull,
-    InvalidInput,
-    InvalidKey,
-    InvalidName,
-    InvalidPathspec,
-    InvalidType,
-    NewerFormat,
-    NotAStore,
-    NotFound,
-    Refused,
-    SerializerNotFound,
-    StoreBusy,
-    StoreClosed,
-    StoreMissing,
-    StoreReadOnly,
-    StoreUnavailable,
-    TaskNotFound,
-    UnpicklableArtifactException,
-    WrongMode,
-)
-from sqlitestore.flow_datastore import FlowDataStore, MetadataCache
-from sqlitestore.inputs import Inputs
-from sqlitestore.pickling import SERIALIZERS as _SERIALIZERS
-from sqlitestore.pickling import Serializer
-from sqlitestore.storage import DataStoreStorage, SQLiteStorage
-from sqlitestore.task_datastore import TaskDataStore
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-register_serializer = _SERIALIZERS.register
-unregister_serializer = _SERIALIZERS.unregister
+if TYPE_CHECKING:
+    from sqlitestore.api import *  # noqa: F403
 
-__all__ = [
-    "ArtifactNotFound",
-    "AttemptDone",
-    "BlobCache",
-    "BlobNotFound",
-    "ContentAddressedStore",
-    "Damaged",
-    "DataException",
-    "DataStoreStorage",
-    "DiskFull",
-    "FlowDataStore",
-    "Inputs",
-    "InvalidInput",
-    "InvalidKey",
-    "InvalidName",
-    "InvalidPathspec",
-    "InvalidType",
-    "MetadataCache",
-    "NewerFormat",
-    "NotAStore",
-    "NotFound",
-    "Refused",
-    "SQLiteStorage",
-    "Serializer",
-    "SerializerNotFound",
-    "StoreBusy",
-    "StoreClosed",
-    "StoreMissing",
-    "StoreReadOnly",
-    "StoreUnavailable",
-    "TaskDataStore",
-    "TaskDataStoreSet",
-    "TaskNotFound",
-    "UnpicklableArtifactException",
-    "WrongMode",
-    "register_serializer",
-    "unregister_serializer",
-]
+_FUNCTIONS = ("register_serializer", "unregister_serializer")
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name; all are imported at the first.
+
+    The plug-in for Metaflow, which every process of a flow loads, needs half of the modules and none of the names.
+    Python asks here for modules too before it looks for their files.
+    """
+    if name == "__all__" or name[0].isupper() or name in _FUNCTIONS:
+        with import_module("sqlitestore.forking").unforked():
+            public = import_module("sqlitestore.api")
+        if name == "__all__" or name in public.__all__:
+            return getattr(public, name)
+    raise AttributeError(f"module 'sqlitestore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("sqlitestore.api").__all__})

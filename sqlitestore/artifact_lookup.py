@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlitestore.errors import Damaged, NotFound
 from sqlitestore.model import Artifact, Attempt, TaskAddress
-from sqlitestore.storage import DataStoreStorage
 
 TOGETHER = 500
 """Attempts of one look-up whose artifacts are fetched by one query, when the first of them is needed."""
 
 
 class ArtifactsTogether:
-    """The artifacts of done attempts that were found together: whoever asks first fetches those of all."""
+    """The artifacts of done attempts that were found together: whoever asks first fetches those of all.
 
-    def __init__(self, storage: DataStoreStorage, attempts: Sequence[Attempt]) -> None:
-        self._storage = storage
+    ``load`` returns the artifacts of each of some attempts, as ``DataStoreStorage.load_artifacts_of`` does.
+    """
+
+    def __init__(
+        self, load: Callable[[Sequence[Attempt]], Sequence[Mapping[str, Artifact]]], attempts: Sequence[Attempt]
+    ) -> None:
+        self._load = load
         self._attempts = [attempt for attempt in attempts if attempt.done is not None]
         self._found: dict[tuple[TaskAddress, int], Mapping[str, Artifact]] | None = None
 
@@ -24,9 +28,9 @@ class ArtifactsTogether:
         """Return the artifacts of one of the attempts. A fault in another's rows is not this one's."""
         if self._found is None:
             try:
-                loaded = self._storage.load_artifacts_of(self._attempts)
+                loaded = self._load(self._attempts)
                 self._found = {(a.task, a.number): found for a, found in zip(self._attempts, loaded, strict=True)}
             except (Damaged, NotFound):
                 self._found = {}
         found = self._found.get((attempt.task, attempt.number))
-        return self._storage.load_artifacts_of([attempt])[0] if found is None else found
+        return self._load([attempt])[0] if found is None else found

@@ -127,7 +127,7 @@ class TaskDataStore:
         """Return readers of attempts that were just looked up; their artifacts are looked up when first needed."""
         datastores = []
         for start in range(0, len(attempts), TOGETHER):
-            together = ArtifactsTogether(parent._storage_impl, attempts[start : start + TOGETHER])
+            together = ArtifactsTogether(parent._storage_impl.load_artifacts_of, attempts[start : start + TOGETHER])
             for attempt in attempts[start : start + TOGETHER]:
                 datastore = object.__new__(cls)
                 datastore._prepare(parent, attempt.task, attempt.number)

@@ -229,7 +229,7 @@ REGISTERED = {
 def _registered(kind: str, path: Path) -> Iterator[Row]:
     for stored, *fields in _query(
         path,
-        f"SELECT x.digest, f.name, r.name, x.{REGISTERED[kind]} FROM registered_{kind.split()[-1]} AS x"
+        f"SELECT x.digest, f.name, r.name, x.{REGISTERED[kind]} FROM registered_{kind.removeprefix('registered ')} AS x"
         " JOIN run AS r ON r.id = x.run JOIN flow AS f ON f.id = r.flow",
     ):
         yield Row(stored, fields)

@@ -8,19 +8,16 @@ Roots are those of now: a file that was moved says where it is, not where it was
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from sqlitestore.layout import encoding_for_metaflow
+from sqlitestore.metaflow.here import HERE, absolute
 from sqlitestore.metaflow.reading import TYPE
 from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
-
-HERE = "."
-"""Stands for the root of this file in what is registered."""
 
 Thing = dict[str, Any]
 
@@ -314,38 +311,3 @@ def _started(attempts: Iterable[Attempt]) -> int | None:
 
 def _age(thing: RegisteredTask) -> tuple[int, int, str]:
     return thing.ts_epoch, int(thing.task) if thing.task.isdecimal() else 0, thing.task
-
-
-# Roots in metadata: "ds-root" is one, and the location of a code package begins with one.
-
-
-def relative(field: str, value: Any, root: str) -> Any:
-    """Return the value of a metadatum as it is registered: the root of this file becomes HERE."""
-    if field == "ds-root":
-        return HERE if value == root else value
-    if field == "code-package" and isinstance(value, str):
-        package = _mapping(value)
-        location = package.get("location")
-        if package.get("ds_type") == TYPE and isinstance(location, str) and location.startswith(f"{root}/"):
-            return json.dumps(package | {"location": HERE + location[len(root) :]})
-    return value
-
-
-def absolute(field: str, value: Any, root: str) -> Any:
-    """Return the value of a metadatum with the root of the file as it is now."""
-    if field == "ds-root":
-        return root if value == HERE else value
-    if field == "code-package" and isinstance(value, str):
-        package = _mapping(value)
-        location = package.get("location")
-        if package.get("ds_type") == TYPE and isinstance(location, str) and location.startswith(f"{HERE}/"):
-            return json.dumps(package | {"location": root + location[len(HERE) :]})
-    return value
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -106,7 +106,7 @@ class _Lookup:
         if not places:
             return {}
         attempts = self._store.tasks.find_tasks(dict.fromkeys(place.task for place in places))
-        together = ArtifactsTogether(self._store.storage, attempts)
+        together = ArtifactsTogether(self._store.tasks.artifacts, attempts)
         by_number = {(attempt.task, attempt.number): attempt for attempt in attempts}
         found: dict[Place, Found] = {}
         for place in places:

@@ -10,21 +10,20 @@ import os
 import threading
 
 from sqlitestore.blobs import Blobs
+from sqlitestore.database import Database
 from sqlitestore.errors import StoreClosed
 from sqlitestore.files import Data, Files
 from sqlitestore.registrations import Registrations
-from sqlitestore.storage import SQLiteStorage
 from sqlitestore.task_records import Logs, TaskMetadata
 from sqlitestore.tasks import Tasks
 
 
 class Store:
-    """The tables of one file, for the plug-in: beside the storage of the published API also what overwrites."""
+    """The tables of one file, for the plug-in."""
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
-        self.storage = SQLiteStorage(path, create=create)
-        self.database = self.storage.database
+        self.database = Database(path, create=create)
         self.blobs = Blobs(self.database)
         self.data = Data(self.database)
         self.tasks = Tasks(self.database)
@@ -59,13 +58,13 @@ def store_at(path: str, *, create: bool = False) -> Store | None:
         if known.is_current():
             return known
         _open.pop(path, None)
-        known.storage.close()
+        known.database.close()
     if not create and not os.path.exists(path):
         return None
     made = Store(path, create=create)
     store = _open.setdefault(path, made)
     if store is not made:  # another thread was faster
-        made.storage.close()
+        made.database.close()
     return store
 
 

@@ -120,7 +120,7 @@ class PathWriter:
                     self._forget_files(saved.path)
                     if not meta.get("cas_raw"):
                         return head
-                    self._store.storage.put_blobs(place.flow_name, [payload_of(head)], keys=[place.key], keep=True)
+                    self._put(place, payload_of(head), keep=True)
                     return None
         saved.file.seek(start)
         self._file(saved)
@@ -132,7 +132,12 @@ class PathWriter:
             while block := source.read(BLOCK):
                 file.write(block)
 
-        self._store.storage.put_blobs(place.flow_name, [write_to], keys=[place.key], keep=keep)
+        self._put(place, write_to, keep=keep)
+
+    def _put(self, place: BlobPlace, payload: Payload, *, keep: bool) -> None:
+        self._store.blobs.put([payload], [place.key])
+        if keep:
+            self._store.data.keep(place.flow_name, [place.key])
 
     # Metadata of tasks and attempts
 

@@ -18,7 +18,7 @@ def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(SQLiteDatastoreStorage, "datastore_root", None)
     yield
     for store in stores.open_stores():
-        store.storage.close()
+        store.database.close()
 
 
 @pytest.fixture

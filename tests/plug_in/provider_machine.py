@@ -244,5 +244,5 @@ class Providers(RuleBasedStateMachine):
 
         time.time = self._clock
         for store in stores.open_stores():
-            store.storage.close()
+            store.database.close()
         check_file(SQLiteDatastoreStorage.datastore_root)

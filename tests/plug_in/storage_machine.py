@@ -200,6 +200,6 @@ class Storages(RuleBasedStateMachine):
         from sqlitestore.metaflow import stores
 
         for store in stores.open_stores():
-            store.storage.close()
+            store.database.close()
         if Path(self.ours.datastore_root).exists():
             check_file(self.ours.datastore_root)

@@ -117,7 +117,7 @@ class SQLiteMetadataProvider(MetadataProvider):
 
     def register_metadata(self, run_id: str, step_name: str, task_id: str, metadata: Iterable[Any]) -> None:
         """Add metadata of a task; values may be whatever JSON can hold, and a name may come again."""
-        from sqlitestore.metaflow.objects import relative
+        from sqlitestore.metaflow.here import relative
         from sqlitestore.registrations import RegisteredMetadatum
 
         with as_metaflow():
@@ -142,7 +142,7 @@ class SQLiteMetadataProvider(MetadataProvider):
         self, run_id: str, step_name: str, task_id: str, attempt_id: int, artifacts: Iterable[Any]
     ) -> None:
         """Register artifacts of an attempt. Those that the file holds itself are there already."""
-        from sqlitestore.metaflow.objects import HERE
+        from sqlitestore.metaflow.here import HERE
         from sqlitestore.model import TaskAddress
         from sqlitestore.registrations import RegisteredArtifact
 
