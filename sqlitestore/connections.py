@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import count
 
 import apsw
 
@@ -23,16 +24,20 @@ from sqlitestore.forking import take_part
 class Handle:
     """A connection, the lock held while it is in use, and how deep its transaction is nested.
 
-    ``at_rest`` is the state of a file that was opened as one that nobody writes, None for all others.
+    ``at_rest`` is the state of a file that was opened as one that nobody writes, None for all others. ``serial`` is
+    another for every connection of the process and its children, also after one is closed.
     """
 
-    __slots__ = ("at_rest", "connection", "depth", "lock")
+    __slots__ = ("at_rest", "connection", "depth", "lock", "serial")
+
+    _serials = count()
 
     def __init__(self, connection: apsw.Connection, at_rest: tuple[int, ...] | None = None) -> None:
         self.connection = connection
         self.at_rest = at_rest
         self.lock = threading.RLock()
         self.depth = 0
+        self.serial = next(self._serials)
 
 
 class _Owned:

@@ -133,7 +133,7 @@ class Database:
                 others = int(handle.connection.execute("PRAGMA data_version").get)
             except apsw.Error as error:
                 raise self._translated(error) from error
-            return id(handle), others, handle.connection.total_changes()
+            return handle.serial, others, handle.connection.total_changes()
 
     def _too_big(self, bindings: Sequence[Any] | dict[str, Any]) -> DataException:
         """Return what it means that a SELECT met a value above LARGEST_VALUE: ours, or one in the file."""

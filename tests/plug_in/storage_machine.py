@@ -64,8 +64,8 @@ OTHERS = [
     "top",
     f"{FLOW}/1/größe x/1/0.ü",
 ]
-FOLDERS = sorted({"/".join(path.split("/")[:depth]) for path in [*BLOB_PATHS, *MARKERS, *OTHERS] for depth in range(1, 8)}
-                 - {*BLOB_PATHS, *MARKERS, *OTHERS})  # fmt: skip
+FILES = {*BLOB_PATHS, *MARKERS, *OTHERS}
+FOLDERS = sorted({"/".join(path.split("/")[:depth]) for path in FILES for depth in range(1, 8)} - FILES)
 paths = st.sampled_from([*BLOB_PATHS, *MARKERS, *OTHERS])
 contents = st.sampled_from(
     [

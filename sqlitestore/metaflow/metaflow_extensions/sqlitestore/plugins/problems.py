@@ -15,11 +15,22 @@ class SQLiteStoreException(MetaflowException):
     headline = "Datastore sqlite"
 
 
+NEEDED = {"sqlitestore", "apsw", "msgpack", "xxhash", "backports", "pyfastcdc"}
+"""What a task's Python must have: one of Metaflow's environments has only what its decorators ask for."""
+
+
 @contextmanager
 def as_metaflow() -> Iterator[None]:
-    """Raise SQLiteStoreException for our errors in the block."""
+    """Raise SQLiteStoreException for our errors in the block, and for a Python that has no sqlitestore."""
     try:
         yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        raise SQLiteStoreException(
+            f"The datastore 'sqlite' needs the package sqlitestore in {sys.executable}, but: {error}. "
+            "Install it there; for --environment=conda or pypi add it to what @conda or @pypi asks for."
+        ) from error
     except Exception as error:
         ours = sys.modules.get("sqlitestore.errors")  # loaded, if one of its errors was raised
         if ours is None or not isinstance(error, ours.DataException):

@@ -32,9 +32,9 @@ class SQLiteMetadataProvider(MetadataProvider):
     @classmethod
     def compute_info(cls, val: str) -> str:
         """Take the file (or the folder it is in) as the one of this provider and of the datastore; return its path."""
-        from sqlitestore.metaflow.roots import split_root
-
         with as_metaflow():
+            from sqlitestore.metaflow.roots import split_root
+
             file = split_root(val).file
         if not os.path.exists(file):
             raise ValueError(f"There is no file {file}; give the path of a store: {TYPE}@/path/of/runs.db.")
@@ -52,18 +52,18 @@ class SQLiteMetadataProvider(MetadataProvider):
 
     @classmethod
     def _file(cls) -> str:
-        from sqlitestore.metaflow.roots import configured_root, split_root
-
         with as_metaflow():
+            from sqlitestore.metaflow.roots import configured_root, split_root
+
             root = SQLiteDatastoreStorage.datastore_root
             return split_root(root).file if root else configured_root()
 
     @classmethod
     def _store(cls, *, create: bool = False) -> Any:
         """Return the store, None if there is no file; only who registers something makes one."""
-        from sqlitestore.metaflow.stores import store_at
-
         with as_metaflow():
+            from sqlitestore.metaflow.stores import store_at
+
             return store_at(cls._file(), create=create)
 
     @classmethod
@@ -117,10 +117,10 @@ class SQLiteMetadataProvider(MetadataProvider):
 
     def register_metadata(self, run_id: str, step_name: str, task_id: str, metadata: Iterable[Any]) -> None:
         """Add metadata of a task; values may be whatever JSON can hold, and a name may come again."""
-        from sqlitestore.metaflow.here import relative
-        from sqlitestore.registrations import RegisteredMetadatum
-
         with as_metaflow():
+            from sqlitestore.metaflow.here import relative
+            from sqlitestore.registrations import RegisteredMetadatum
+
             store = self._store(create=True)
             user, now = get_username(), _now()
             rows = [
@@ -142,11 +142,11 @@ class SQLiteMetadataProvider(MetadataProvider):
         self, run_id: str, step_name: str, task_id: str, attempt_id: int, artifacts: Iterable[Any]
     ) -> None:
         """Register artifacts of an attempt. Those that the file holds itself are there already."""
-        from sqlitestore.metaflow.here import HERE
-        from sqlitestore.model import TaskAddress
-        from sqlitestore.registrations import RegisteredArtifact
-
         with as_metaflow():
+            from sqlitestore.metaflow.here import HERE
+            from sqlitestore.model import TaskAddress
+            from sqlitestore.registrations import RegisteredArtifact
+
             store = self._store(create=True)
             task = TaskAddress(self._flow_name, str(run_id), step_name, str(task_id))
             held = _held(store, task, int(attempt_id))
@@ -219,10 +219,10 @@ class SQLiteMetadataProvider(MetadataProvider):
     ) -> Any:
         """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
-        from sqlitestore.metaflow.objects import objects_of
-        from sqlitestore.metaflow.queries import below, itself
-
         with as_metaflow():
+            from sqlitestore.metaflow.objects import objects_of
+            from sqlitestore.metaflow.queries import below, itself
+
             store = cls._store()
             if store is None:
                 return None if sub_type == "self" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,11 +32,9 @@ class SQLiteDatastoreStorage(DataStoreStorage):
     @classmethod
     def get_datastore_root_from_config(cls, echo: Any, create_on_absent: bool = True) -> str | None:
         """Return the file that is meant when none is given, None if it is missing and shall not be made."""
-        import os
-
-        from sqlitestore.metaflow.roots import configured_root
-
         with as_metaflow():
+            from sqlitestore.metaflow.roots import configured_root
+
             root = configured_root()
             if not os.path.exists(root):
                 if not create_on_absent:
@@ -44,15 +43,16 @@ class SQLiteDatastoreStorage(DataStoreStorage):
             return root
 
     def _root(self) -> Any:
-        from sqlitestore.metaflow.roots import configured_root, split_root
-
         with as_metaflow():
+            from sqlitestore.metaflow.roots import configured_root, split_root
+
             return split_root(self.datastore_root or configured_root())
 
     def _store(self, root: Any, *, create: bool = False) -> Any:
-        from sqlitestore.metaflow.stores import store_at
+        with as_metaflow():
+            from sqlitestore.metaflow.stores import store_at
 
-        return store_at(root.file, create=create)
+            return store_at(root.file, create=create)
 
     def _find(self, paths: Iterable[str]) -> Iterator[Any]:
         from sqlitestore.metaflow.reading import find
@@ -80,9 +80,9 @@ class SQLiteDatastoreStorage(DataStoreStorage):
 
     def list_content(self, paths: Iterable[str]) -> list[Any]:
         """Return what stands one level below each path; nothing for a path that is not there."""
-        from sqlitestore.metaflow.reading import children
-
         with as_metaflow():
+            from sqlitestore.metaflow.reading import children
+
             root = self._root()
             store = self._store(root)
             return [
@@ -95,9 +95,9 @@ class SQLiteDatastoreStorage(DataStoreStorage):
     def save_bytes(self, path_and_bytes_iter: Iterable[Any], overwrite: bool = False, len_hint: int = 0) -> None:
         """Save what the iterator yields; without ``overwrite``, what is there stays."""
         del len_hint
-        from sqlitestore.metaflow.writing import PathWriter
-
         with as_metaflow():
+            from sqlitestore.metaflow.writing import PathWriter
+
             root = self._root()
             PathWriter(self._store(root, create=True), root.folder, overwrite=overwrite).save(path_and_bytes_iter)
 
