@@ -25,6 +25,11 @@ SELECT_CHUNK_BY_ID = "SELECT size, codec, bytes, digest FROM chunk WHERE id = ?"
 class InlineReader(BytesIO):
     """A small blob, checked before it was made into a file."""
 
+    @property
+    def size(self) -> int:
+        """Return the size of the whole [bytes]."""
+        return self.getbuffer().nbytes
+
 
 class ChunkedReader:
     """A large blob, one chunk in memory at a time.

@@ -117,6 +117,15 @@ class Blobs:
             raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
         return self._reader(key, rows[0])
 
+    def open_all(self, keys: Iterable[str]) -> dict[str, BlobReader]:
+        """Return a file to read each blob from, by key; keys without a blob are left out. One query for all.
+
+        Small blobs are in memory then: do not ask for thousands.
+        """
+        keys = list(dict.fromkeys(keys))
+        rows = self._database.query(SELECT_BLOBS, (json.dumps(keys),))
+        return {key: self._reader(key, row) for key, row in zip(keys, rows, strict=True) if row[0] is not None}
+
     def head(self, key: str, size: int) -> bytes:
         """Return the first ``size`` bytes of a blob; of a large one only the chunks that were read are checked."""
         return self.open(key).read(size)

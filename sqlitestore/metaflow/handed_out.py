@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Self
 
 try:
     import fcntl
@@ -43,23 +43,34 @@ class HandedOutFiles:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
-    def make(self, write: Callable[[BinaryIO], Any]) -> str:
-        """Return the path of a new file with what ``write`` writes to it."""
-        if len(self._descriptors) < self._limit:
-            with suppress(OSError):  # no descriptors left, or forbidden here: then a file with a name
-                descriptor = os.memfd_create("sqlitestore")
-                self._descriptors.append(descriptor)
-                os.fchmod(descriptor, 0o600)  # what a copy of it gets
-                with open(descriptor, "wb", closefd=False) as file:
-                    write(file)
-                return f"/proc/self/fd/{descriptor}"
+    def make(self, blocks: Iterable[bytes]) -> str:
+        """Return the path of a new file with these bytes."""
+        descriptor = self._memory_file()
+        if descriptor is not None:
+            for block in blocks:
+                written = os.write(descriptor, block)
+                while written < len(block):  # a system call takes 2 GiB at most
+                    written += os.write(descriptor, memoryview(block)[written:])
+            return f"/proc/self/fd/{descriptor}"
         if self._folder is None:
             self._folder = _Folder()
         self._count += 1
         path = os.path.join(self._folder.path, str(self._count))
         with open(path, "wb") as file:
-            write(file)
+            file.writelines(blocks)
         return path
+
+    def _memory_file(self) -> int | None:
+        """Return the descriptor of a new memory file; None if it shall be a file with a name."""
+        if len(self._descriptors) >= self._limit:
+            return None
+        try:
+            descriptor = os.memfd_create("sqlitestore")
+        except OSError:  # no descriptors left, or forbidden here
+            return None
+        self._descriptors.append(descriptor)
+        os.fchmod(descriptor, 0o600)  # what a copy of it gets
+        return descriptor
 
     def close(self) -> None:
         """Remove the files. A second call does nothing."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlitestore import layout
 from sqlitestore.artifact_lookup import ArtifactsTogether
+from sqlitestore.blobs import BlobReader
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace, Place
 from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
@@ -30,10 +31,10 @@ BLOCK = 2**20
 
 
 class Found(NamedTuple):
-    """What stands at a path: its size [bytes], how to write it to a file, and the metadata of a blob or file."""
+    """What stands at a path: its size [bytes], its bytes in blocks, and the metadata of a blob or file."""
 
     size: Callable[[], int]
-    write_to: Callable[[BinaryIO], Any]
+    blocks: Callable[[], Iterable[bytes]]
     metadata: dict[str, Any] | None = None
 
 
@@ -62,19 +63,25 @@ def in_folder(folder: str, path: str) -> str:
 def _find_files(store: Store, folder: str, paths: Sequence[str]) -> dict[str, Found]:
     asked = {in_folder(folder, path): path for path in paths}
     return {
-        asked[full]: Found(
-            lambda size=size: size,  # type: ignore[misc]
-            partial(_copy_blob, store, key),
-            None if metadata is None else json.loads(metadata),
+        asked[full]: _of_size(
+            size, partial(_blob_blocks, store, key), None if metadata is None else json.loads(metadata)
         )
         for full, (key, size, metadata) in store.files.find_all(asked).items()
     }
 
 
-def _copy_blob(store: Store, key: str, file: BinaryIO) -> None:
-    with store.blobs.open(key) as source:
-        while block := source.read(BLOCK):
-            file.write(block)
+def _of_size(size: int, blocks: Callable[[], Iterable[bytes]], metadata: dict[str, Any] | None = None) -> Found:
+    return Found(lambda: size, blocks, metadata)
+
+
+def _blob_blocks(store: Store, key: str) -> Iterator[bytes]:
+    return _blocks(store.blobs.open(key))
+
+
+def _blocks(reader: BlobReader) -> Iterator[bytes]:
+    with reader:
+        while block := reader.read(BLOCK):
+            yield block
 
 
 class _Lookup:
@@ -85,13 +92,16 @@ class _Lookup:
 
     def blobs(self, places: Mapping[str, Place]) -> dict[str, Found]:
         keys = {path: place.key for path, place in places.items() if isinstance(place, BlobPlace)}
+        if len(keys) == 1:  # what a client asks for, thousands of times
+            readers = self._store.blobs.open_all(keys.values())
+            return {
+                path: _of_size(readers[key].size, partial(_blocks, readers[key]), dict(BLOB_METADATA))
+                for path, key in keys.items()
+                if key in readers
+            }
         sizes = self._store.blobs.sizes(set(keys.values())) if keys else {}
         return {
-            path: Found(
-                lambda size=sizes[key]: size,  # type: ignore[misc]
-                partial(_copy_blob, self._store, key),
-                dict(BLOB_METADATA),
-            )
+            path: _of_size(sizes[key], partial(_blob_blocks, self._store, key), dict(BLOB_METADATA))
             for path, key in keys.items()
             if key in sizes
         }
@@ -124,12 +134,11 @@ class _Lookup:
                 sizes[of] = self._store.logs.sizes(*of)
             size = sizes[of].get((place.source, place.stream))
             if size is not None:
-                load = partial(self._store.logs.load, *place)
-                found[place] = Found(
-                    lambda size=size: size,  # type: ignore[misc]
-                    lambda file, load=load: file.write(load() or b""),  # type: ignore[misc]
-                )
+                found[place] = _of_size(size, partial(self._log_blocks, place))
         return found
+
+    def _log_blocks(self, place: LogPlace) -> Iterator[bytes]:
+        yield self._store.logs.load(*place) or b""
 
     def _metadata(self, places: Sequence[MetadataPlace]) -> dict[Place, Found]:
         loaded: dict[tuple[TaskAddress, int | None], dict[str, str]] = {}
@@ -145,7 +154,7 @@ class _Lookup:
 
 
 def _document(load: Callable[[], bytes]) -> Found:
-    return Found(lambda: len(load()), lambda file: file.write(load()))
+    return Found(lambda: len(load()), lambda: [load()])
 
 
 def _marker(attempt: Attempt, name: str, together: ArtifactsTogether) -> Callable[[], bytes] | None:

@@ -22,10 +22,13 @@ from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
 from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.metaflow.previews import with_previews
-from sqlitestore.metaflow.reading import BLOCK, TYPE, find, in_folder
+from sqlitestore.metaflow.reading import TYPE, find, in_folder
 from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import TaskAddress
 from sqlitestore.tasks import Finished
+
+BLOCK = 2**17
+"""[bytes] Given to a blob at a time: below what would begin a chunk of its own, wherever the content has its cuts."""
 
 LARGEST_METADATUM = 2**20
 """[bytes] A larger one is kept as a file."""
@@ -186,9 +189,7 @@ class PathWriter:
         found: dict[str, bytes] = {}
         for name, there in zip(places, find(self._store, "", places.values()), strict=True):
             if there is not None:
-                document = BytesIO()
-                there.write_to(document)
-                found[name] = document.getvalue()
+                found[name] = b"".join(there.blocks())
         return found
 
     def _understood(self, number: int, documents: dict[str, bytes]) -> _Understood:

@@ -8,11 +8,11 @@ and a new one, that only frames the bytes, is made on the way out.
 from __future__ import annotations
 
 import gzip
-import shutil
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from metaflow.exception import MetaflowException
 
@@ -87,16 +87,7 @@ class SQLiteDataClient:
             found = _find(key.removeprefix(SCHEME))
             if found is not None:
                 store, (blob, size, metadata) = found
-
-                def write(file: BinaryIO) -> None:
-                    with store.blobs.open(blob) as source:
-                        if metadata == GZIPPED:
-                            with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=0) as framed:
-                                shutil.copyfileobj(source, framed)
-                        else:
-                            shutil.copyfileobj(source, file)
-
-                return SQLiteObject(key, self._files.make(write), size)
+                return SQLiteObject(key, self._files.make(_blocks(store, blob, framed=metadata == GZIPPED)), size)
         if not return_missing:
             raise SQLiteFileNotFound(f"The included file {key} is not in {SQLiteDatastoreStorage()._root().file}.")
         return SQLiteObject(key, None, None)
@@ -104,6 +95,16 @@ class SQLiteDataClient:
     def info(self, key: str, return_missing: bool = False) -> SQLiteObject:
         """Return what ``get`` does; for this store that is as cheap."""
         return self.get(key, return_missing)
+
+
+def _blocks(store: Any, blob: str, *, framed: bool) -> Iterator[bytes]:
+    """Yield a blob's bytes, as they are or in a gzip that does not compress."""
+    frame = zlib.compressobj(level=0, wbits=31) if framed else None
+    with store.blobs.open(blob) as source:
+        while block := source.read(2**20):
+            yield frame.compress(block) if frame else block
+    if frame:
+        yield frame.flush()
 
 
 def _find(path: str) -> tuple[Any, tuple[str, int, str | None]] | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from metaflow.exception import MetaflowException
 
@@ -19,20 +17,20 @@ NEEDED = {"sqlitestore", "apsw", "msgpack", "xxhash", "backports", "pyfastcdc"}
 """What a task's Python must have: one of Metaflow's environments has only what its decorators ask for."""
 
 
-@contextmanager
-def as_metaflow() -> Iterator[None]:
+class as_metaflow:  # noqa: N801 - reads as a statement
     """Raise SQLiteStoreException for our errors in the block, and for a Python that has no sqlitestore."""
-    try:
-        yield
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in NEEDED:
-            raise
-        raise SQLiteStoreException(
-            f"The datastore 'sqlite' needs the package sqlitestore in {sys.executable}, but: {error}. "
-            "Install it there; for --environment=conda or pypi add it to what @conda or @pypi asks for."
-        ) from error
-    except Exception as error:
-        ours = sys.modules.get("sqlitestore.errors")  # loaded, if one of its errors was raised
-        if ours is None or not isinstance(error, ours.DataException):
-            raise
-        raise SQLiteStoreException(str(error)) from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ImportError):
+            if (error.name or "").partition(".")[0] in NEEDED:
+                raise SQLiteStoreException(
+                    f"The datastore 'sqlite' needs the package sqlitestore in {sys.executable}, but: {error}. "
+                    "Install it there; for --environment=conda or pypi add it to what @conda or @pypi asks for."
+                ) from error
+        elif error is not None:
+            ours = sys.modules.get("sqlitestore.errors")  # loaded, if one of its errors was raised
+            if ours is not None and isinstance(error, ours.DataException):
+                raise SQLiteStoreException(str(error)) from error

@@ -117,4 +117,4 @@ class SQLiteDatastoreStorage(DataStoreStorage):
                 if found is None:
                     yield path, None, None
                 else:
-                    yield path, files.make(found.write_to), found.metadata
+                    yield path, files.make(found.blocks()), found.metadata

@@ -1,0 +1,40 @@
+"""The client's cache of what it has loaded: Metaflow's own, which the datastore ``sqlite`` does without.
+
+Metaflow's client keeps a copy of each artifact in a file of its own in the temporary folder, so as not to fetch it from
+afar again. From a file on this machine that only costs: three quarters of the time of loading a small artifact, and as
+much disk again for a large one. And it is wrong as soon as another file has the path.
+
+This module stands in for ``metaflow.client.filecache`` (see ``toplevel/sqlitestore_overrides.py``) and has all of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from typing import Any
+
+
+def _metaflows_own() -> Any:
+    """Return the module that this one stands in for; its package is being imported just now."""
+    spec = PathFinder.find_spec("metaflow.client.filecache", sys.modules["metaflow.client"].__path__)
+    if spec is None or spec.loader is None:
+        raise ImportError("metaflow.client.filecache is missing", name="metaflow.client.filecache")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+theirs = _metaflows_own()
+globals().update({name: value for name, value in vars(theirs).items() if not name.startswith("_")})
+
+
+class FileCache(theirs.FileCache):  # type: ignore[name-defined]
+    """See Metaflow's class."""
+
+    def _get_flow_datastore(self, ds_type: str, ds_root: str, flow_name: str) -> Any:
+        flow_datastore = super()._get_flow_datastore(ds_type, ds_root, flow_name)
+        if ds_type == "sqlite":
+            flow_datastore.ca_store.set_blob_cache(None)
+            flow_datastore.set_metadata_cache(None)
+        return flow_datastore
