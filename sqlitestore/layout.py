@@ -31,6 +31,9 @@ MARKERS = (ATTEMPT, DATA, DONE)
 PICKLE, METAFLOW_PICKLE = "pickle-v5", "pickle-v4"
 """Our name for a plain pickle, and the one under which Metaflow reads any plain pickle, whatever its protocol."""
 
+PREVIEWER = "sqlitestore"
+"""The "source" of what our serializer for Metaflow wrote: its information has the preview, which has a place here."""
+
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
 _IN_A_TASK = 5
 _BLOB = 4
@@ -168,8 +171,7 @@ def read_data_document(
     try:
         objects, infos, python = found["objects"], found["info"], found["python_version"]
         artifacts = {
-            check_name("artifact", name): Artifact.from_info(key, infos[name])._replace(size=sizes[key], preview={})
-            for name, key in objects.items()
+            check_name("artifact", name): _artifact(key, infos[name], sizes[key]) for name, key in objects.items()
         }
         read = DataDocument(artifacts, python)
         for name, key in objects.items():
@@ -179,6 +181,15 @@ def read_data_document(
         return read, json.loads(data_document(number, read, datastore)) == found
     except (KeyError, TypeError, AttributeError, ValueError):
         return None, False
+
+
+def _artifact(key: str, info: Mapping[str, Any], size: int) -> Artifact:
+    artifact = Artifact.from_info(key, info)._replace(size=size, preview={})
+    told = artifact.serializer_info
+    if told.get("source") == PREVIEWER and isinstance(told.get("preview"), dict):
+        rest = {name: value for name, value in told.items() if name != "preview"}
+        artifact = artifact._replace(serializer_info=rest, preview=told["preview"])
+    return artifact
 
 
 def _is_plain(artifact: Artifact) -> bool:
@@ -206,6 +217,8 @@ def encoding_for_metaflow(encoding: str) -> str:
 def _info(artifact: Artifact) -> dict[str, Any]:
     info = artifact._replace(preview={}).to_info()
     info["encoding"] = encoding_for_metaflow(artifact.encoding)
+    if artifact.serializer_info.get("source") == PREVIEWER and artifact.preview:
+        info["serializer_info"]["preview"] = dict(artifact.preview)
     return info
 
 

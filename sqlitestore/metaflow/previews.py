@@ -1,4 +1,8 @@
-"""Previews of artifacts that arrive as pickled bytes: from an artifact that has the same, or read off the pickle."""
+"""Previews of artifacts that arrive as pickled bytes.
+
+Of tables and tensors our serializer has told it with the artifact; else it is that of an artifact that has the same
+bytes, or is read off the pickle.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ def with_previews(store: Store, artifacts: Mapping[str, Artifact]) -> dict[str, 
     described: dict[str, Artifact] = {}
     for name, artifact in artifacts.items():
         same = (artifact.key, artifact.type)
+        if artifact.preview:
+            known[same] = artifact.preview
         if same not in known and artifact.encoding in PICKLES:
             known[same] = pickle_preview.describe(store.blobs.head(artifact.key, HEAD), artifact.size)
         described[name] = artifact._replace(preview=known.get(same, {}))

@@ -1,0 +1,49 @@
+"""Previews of what Metaflow saves, made without unpickling anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from metaflow_extensions.sqlitestore.plugins.storage import SQLiteDatastoreStorage
+from test_storage_contract import metaflow_flow, query, write_task
+
+from sqlitestore import FlowDataStore
+from sqlitestore.preview import describe
+
+TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+
+
+def test_tables_have_previews_where_metaflow_runs(tmp_path: Path, monkeypatch: object) -> None:
+    """The serializer that sees them describes them; Metaflow reads the artifact as its own, also when it is passed on."""
+    path = tmp_path / "runs.db"
+    monkeypatch.setattr(SQLiteDatastoreStorage, "datastore_root", str(path))  # type: ignore[attr-defined]
+    values = {"table": TABLE, "series": TABLE["a"], "array": np.arange(3.0), "number": 5}
+    write_task(metaflow_flow(path), "1/start/1", values)
+    [task] = metaflow_flow(path).get_task_datastores("1", ["start"])
+    assert task["table"].equals(TABLE)
+    assert task._info["table"]["encoding"] == "pickle-v4"
+    clone = metaflow_flow(path).get_task_datastore("2", "start", "1", attempt=0, mode="w")
+    clone.init_task()
+    clone.clone(task)
+    clone.done()
+    with FlowDataStore("Flow", ds_root=path) as flow:
+        for run in ("1", "2"):
+            [found] = flow.get_latest_task_datastores(run)
+            previews = {name: info.get("preview") for name, info in found.ds_metadata["info"].items()}
+            assert previews == {name: describe(value) for name, value in values.items()}
+            assert previews["table"]["columns"] == [["a", "int64"], ["b", "str"]]
+            assert found["table"].equals(TABLE)
+    assert query(path, "SELECT count(*) FROM file") == [(0,)]
+
+
+def test_other_datastores_keep_metaflows_serializer(tmp_path: Path) -> None:
+    """Where the datastore is not ours nothing is claimed, and data.json says nothing new."""
+    from metaflow.datastore import FlowDataStore as MetaflowFlowDataStore
+    from metaflow.plugins.datastores.local_storage import LocalStorage
+
+    flow = MetaflowFlowDataStore("Flow", storage_impl=LocalStorage, ds_root=str(tmp_path))
+    write_task(flow, "1/start/1", {"table": TABLE})
+    [task] = flow.get_task_datastores("1", ["start"])
+    assert task._info["table"]["serializer_info"] == {"source": "metaflow"}
