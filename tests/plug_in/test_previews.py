@@ -16,7 +16,7 @@ TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
 
 def test_tables_have_previews_where_metaflow_runs(tmp_path: Path, monkeypatch: object) -> None:
-    """The serializer that sees them describes them; Metaflow reads the artifact as its own, also when it is passed on."""
+    """The serializer that sees them describes them; Metaflow reads the artifact as its own, also when passed on."""
     path = tmp_path / "runs.db"
     monkeypatch.setattr(SQLiteDatastoreStorage, "datastore_root", str(path))  # type: ignore[attr-defined]
     values = {"table": TABLE, "series": TABLE["a"], "array": np.arange(3.0), "number": 5}
