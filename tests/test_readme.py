@@ -58,6 +58,17 @@ def test_command_lines_run(examples: tuple[Path, list[str]]) -> None:
     assert (examples[0] / "weights.pickle").stat().st_size > 100_000
 
 
+def test_metaflows_client_reads_the_first_example(examples: tuple[Path, list[str]]) -> None:
+    """The README's command for Metaflow's client prints what it says, on the file that our own API made."""
+    [(code, expected)] = [
+        (code, text)
+        for (language, code), (_, text) in pairwise(BLOCKS)
+        if language == "sh" and code.startswith("python -c")
+    ]
+    done = _run(["bash", "-c", code], examples[0], METAFLOW_USER="reader")
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shell_completion_is_made(tmp_path: Path, shell: str) -> None:
     """What the README says to put into a shell's start-up file prints a completion script for that shell."""

@@ -151,7 +151,7 @@ def test_included_files_move_with_the_file(tmp_path: Path) -> None:
     with SQLiteDataClient() as client:
         assert client.get(url).exists
         assert not client.get("sqlite://mf.datatools/Flow/no", return_missing=True).exists
-        with pytest.raises(SQLiteFileNotFound, match="mf[.]datatools/Flow/no"):
+        with pytest.raises(SQLiteFileNotFound, match=r"mf[.]datatools/Flow/no"):
             client.get("sqlite://mf.datatools/Flow/no")
     assert [path.name for path in tmp_path.glob("*.db")] == ["moved.db"]
 
