@@ -100,11 +100,54 @@ def test_installed_wheel_works(built: Built, tmp_path: Path) -> None:
     assert not {line.partition("==")[0] for line in found.splitlines()} & {"metaflow", "numpy", "pandas", "pytest"}
 
 
-def _run(command: list[str], cwd: Path) -> str:
+FLOW = """
+from metaflow import FlowSpec, step
+
+
+class WheelFlow(FlowSpec):
+    @step
+    def start(self):
+        self.answer = 42
+        self.next(self.end)
+
+    @step
+    def end(self):
+        print("the answer is", self.answer)
+
+
+if __name__ == "__main__":
+    WheelFlow()
+"""
+
+
+def test_installing_the_wheel_with_its_extra_is_enough_for_metaflow(built: Built, tmp_path: Path) -> None:
+    """`pip install sqlitestore[metaflow]` registers the plug-in in a fresh environment: a flow runs on one file."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    bin_folder = environment / ("Scripts" if os.name == "nt" else "bin")
+    python, command = str(bin_folder / "python"), str(bin_folder / "sqlitestore")
+    _run([python, "-m", "pip", "install", "-qq", f"sqlitestore[metaflow] @ file://{built.wheel}"], cwd=tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "flow.py").write_text(FLOW)
+    settings = {"USER": "tester", "USERNAME": "tester", "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(tmp_path)}
+    _run([python, "flow.py", "--no-pylint", "--datastore=sqlite", "--metadata=sqlite", "run"], work, **settings)
+    assert sorted(path.name for path in work.iterdir() if path.name != "__pycache__") == ["flow.py", "metaflow.db"]
+    [run] = [line.split("\t")[0] for line in _run([command, "ls", "WheelFlow"], work).splitlines()[1:]]
+    assert "42" in _run([command, "show", f"WheelFlow/{run}/end/2"], work)
+    client = (
+        "from metaflow import *; metadata('sqlite@metaflow.db'); namespace(None); run = Flow('WheelFlow').latest_run"
+    )
+    client += "; print(run.data.answer)"
+    assert _run([python, "-c", client], work, **settings) == "42\n"
+
+
+def _run(command: list[str], cwd: Path, **more: str) -> str:
     """Run a command outside of the checkout; return what it printed, or fail with it."""
-    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    left_out = {"PYTHONPATH", "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out and "METAFLOW" not in name}
     done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        command, cwd=cwd, env=environment | more, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -16,6 +16,7 @@ from sqlitestore.metaflow import stores
 def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Roots that a test sets and stores that it opens are not those of the next."""
     monkeypatch.setattr(SQLiteDatastoreStorage, "datastore_root", None)
+    monkeypatch.setenv("USERNAME", "tester")  # Metaflow asks who; root is nobody to it
     yield
     for store in stores.open_stores():
         store.database.close()

@@ -16,8 +16,7 @@ _COMMON = settings(
 
 
 @pytest.fixture(autouse=True)
-def _user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("USERNAME", "tester")
+def _no_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalStorage, "datastore_root", None)
 
 
