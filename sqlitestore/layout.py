@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlitestore.errors import InvalidInput
@@ -135,10 +136,11 @@ def attempt_document(started: float) -> bytes:
 
 
 def read_attempt_document(document: bytes) -> float | None:
-    """Return the time in an ``attempt.json``; None if it is another document."""
+    """Return the time in an ``attempt.json``; None if it is anything but what ``attempt_document`` returns."""
     found = _json(document)
-    if isinstance(found, dict) and set(found) == {"time"} and type(found["time"]) is float:
-        return float(found["time"])
+    started = found.get("time") if isinstance(found, dict) else None
+    if type(started) is float and isfinite(started) and attempt_document(started) == document:
+        return started
     return None
 
 

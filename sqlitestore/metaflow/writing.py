@@ -107,7 +107,8 @@ class PathWriter:
     def _blob(self, place: BlobPlace, saved: Saved) -> bytes | None:
         """Save a blob under its key, without Metaflow's gzip; return it instead if it is small.
 
-        Bytes that are not what the key says are kept as a file, like anything else under a path.
+        Bytes that are not what the key says are kept as a file, like anything else under a path; but not in the place
+        of the blob itself, which nothing replaces.
         """
         start = saved.file.tell()
         meta = saved.metadata or {}
@@ -125,8 +126,9 @@ class PathWriter:
                         return head
                     self._put(place, payload_of(head), keep=True)
                     return None
-        saved.file.seek(start)
-        self._file(saved)
+        if not self._store.blobs.has([place.key])[0]:
+            saved.file.seek(start)
+            self._file(saved)
         return None
 
     def _large_blob(self, place: BlobPlace, opened: Callable[[], BinaryIO], *, keep: bool) -> None:
@@ -166,29 +168,25 @@ class PathWriter:
                 self._store.tasks.restart(task, number, started)
                 self._forget_files(layout.path_of(MarkerPlace(task, number, layout.ATTEMPT)))
                 return
-        prepared = self._prepare(task, number, documents)
+        # Read before the transaction, which so does not wait for it.
+        understood = self._understood(number, {**self._documents_there(task, number), **documents})
         with self._store.database.write():
-            there = self._documents_there(task, number)
-            now = {**there, **documents}
-            if prepared is None or prepared.documents != now:  # another process wrote meanwhile, or the rare case
-                prepared = self._understood(number, now)
-            self._store.tasks.rewrite(task, number, prepared.started, prepared.finished)
-            for name in layout.MARKERS:
+            now = {**self._documents_there(task, number), **documents}
+            if understood.documents != now:  # another process wrote meanwhile
+                understood = self._understood(number, now)
+            self._store.tasks.rewrite(task, number, understood.started, understood.finished)
+            for name in now:
                 path = layout.path_of(MarkerPlace(task, number, name))
-                if name not in prepared.kept:
+                if name not in understood.kept:
                     self._forget_files(path)
                 elif name in documents or not self._store.files.find(path):
                     self._store.files.save(path, payload_of(now[name]), None, overwrite=True)
-
-    def _prepare(self, task: TaskAddress, number: int, documents: Mapping[str, bytes]) -> _Understood | None:
-        """Read the documents before the transaction, which so does not wait for it."""
-        return self._understood(number, {**self._documents_there(task, number), **documents})
 
     def _documents_there(self, task: TaskAddress, number: int) -> dict[str, bytes]:
         places = {name: layout.path_of(MarkerPlace(task, number, name)) for name in layout.MARKERS}
         found: dict[str, bytes] = {}
         for name, there in zip(places, find(self._store, "", places.values()), strict=True):
-            if there is not None:
+            if there is not None and there.metadata is None:  # with metadata it is a file, whatever it says
                 found[name] = b"".join(there.blocks())
         return found
 

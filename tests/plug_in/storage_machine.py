@@ -1,7 +1,7 @@
 """Random operations of Metaflow's storage interface, told to its local storage and to ours.
 
-Deliberately different, and taken out of the answers here: a blob comes back without gzip and says so in its metadata;
-Metaflow's local storage keeps metadata as files beside, which it lists.
+Deliberately different, and taken out here: a blob comes back without gzip and says so in its metadata, and other bytes
+under its key do not replace it; Metaflow's local storage keeps metadata as files beside, which it lists.
 """
 
 from __future__ import annotations
@@ -101,15 +101,19 @@ class Storages(RuleBasedStateMachine):
         type(self).count += 1
         self.theirs = LocalStorage(str(self.folder / f"metaflow{self.count}"))
         self.ours = SQLiteDatastoreStorage(str(self.folder / f"ours{self.count}.db"))
+        self.blobs: set[str] = set()
 
     @rule(path=paths, content=contents, metadata=metadatas, overwrite=st.booleans())
     def save(self, path: str, content: bytes, metadata: dict[str, Any] | None, overwrite: bool) -> None:
         """Whatever bytes at whatever path, as a file alone or with metadata."""
+        if path in self.blobs:
+            return
         for storage in (self.theirs, self.ours):
             file = io.BytesIO(content)
             storage.save_bytes([(path, file if metadata is None else (file, metadata))], overwrite=overwrite)
-        if metadata is None and overwrite:  # local leaves the metadata of the old object there, which is no contract
+        if not metadata and overwrite:  # local leaves the metadata of the old object there, which is no contract
             (Path(self.theirs.full_uri(path) + "_meta")).unlink(missing_ok=True)
+        self.agree_about([path])
 
     @rule(number=st.integers(0, 3), raw=st.booleans(), overwrite=st.booleans())
     def save_blob(self, number: int, raw: bool, overwrite: bool) -> None:
@@ -119,11 +123,14 @@ class Storages(RuleBasedStateMachine):
         for storage in (self.theirs, self.ours):
             meta = {"cas_raw": raw, "cas_version": 1}
             storage.save_bytes([(blob_path(blob), (io.BytesIO(packed), meta))], overwrite=overwrite)
+        with self.ours.load_bytes([blob_path(blob)]) as results:
+            self.blobs |= {path for path, file, _ in results if Path(file).read_bytes() == blob}
 
     @rule(task=st.sampled_from(["start/1", "end/2"]), number=st.integers(0, 1), names=st.lists(st.integers(0, 2)))
     def finish(self, task: str, number: int, names: list[int]) -> None:
         """A task that ends, as Metaflow saves it: blobs, then data.json and DONE.lock in one call."""
         objects = {f"x{name}": BLOBS[name] for name in names}
+        self.blobs |= {blob_path(blob) for blob in objects.values()}
         saved = [
             (blob_path(blob), (gzip.compress(blob), {"cas_raw": False, "cas_version": 1})) for blob in objects.values()
         ]
@@ -138,6 +145,10 @@ class Storages(RuleBasedStateMachine):
     @rule(asked=st.lists(paths, max_size=5))
     def ask(self, asked: list[str]) -> None:
         """Both say the same of any paths, repeated ones and missing ones too."""
+        self.agree_about(asked)
+
+    def agree_about(self, asked: list[str]) -> None:
+        """Compare all that the two say of some paths."""
         assert self.ours.is_file(asked) == self.theirs.is_file(asked)
         assert self.loaded(self.ours, asked) == self.loaded(self.theirs, asked)
         for path in asked:

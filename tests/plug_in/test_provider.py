@@ -110,6 +110,48 @@ def test_a_tag_that_is_refused_changes_nothing(path: Path) -> None:
     assert path.exists()
 
 
+def test_values_stay_what_they_are_and_are_matched_whole(path: Path) -> None:
+    """Lists, numbers and text come back as such, a field may come again, and a pattern has to match all of a text."""
+    one = provider()
+    run = one.new_run_id()
+    first, second = one.new_task_id(run, "start"), one.new_task_id(run, "start")
+    values = ["abc", ["a", 1, None], 2**70, {"a": 1.5}, None, "abc"]
+    one.register_metadata(run, "start", first, [MetaDatum("f", value, "t", ["x"]) for value in values])
+    one.register_metadata(run, "start", second, [MetaDatum("f", "abcd", "t", None), MetaDatum("g", "abc", "t", None)])
+    found = SQLiteMetadataProvider.get_object("task", "metadata", None, None, "Flow", run, "start", first)
+    assert [each["value"] for each in found if each["field_name"] == "f"] == values
+    for pattern, tasks in (
+        ("abc", [first]),
+        ("ab.?", [first]),
+        ("abc.*", [first, second]),
+        ("b", []),
+        (".*", [first, second]),
+    ):
+        matched = SQLiteMetadataProvider.filter_tasks_by_metadata("Flow", run, "start", "f", pattern)
+        assert matched == [f"Flow/{run}/start/{task}" for task in tasks], pattern
+    assert path.exists()
+
+
+def test_the_first_word_about_an_artifact_counts(path: Path) -> None:
+    """Registering it again for the same attempt changes nothing; another attempt has its own."""
+    one = provider()
+    run = one.new_run_id()
+    task = one.new_task_id(run, "start")
+    for attempt, sha in ((0, "1"), (0, "2"), (1, "3")):
+        data = [DataArtifact("x", "s3", "s3://b", None, "pickle-v4", sha * 40)]
+        one.register_data_artifacts(run, "start", task, attempt, data)
+    names = ("Flow", run, "start", task)
+    for attempt, sha in ((0, "1"), (1, "3")):
+        [found] = SQLiteMetadataProvider.get_object("task", "artifact", None, attempt, *names)
+        assert found["sha"] == sha * 40
+    assert SQLiteMetadataProvider.get_object("task", "artifact", None, 2, *names) == []
+    assert SQLiteMetadataProvider.get_object("task", "artifact", None, None, *names) == []
+    one.register_metadata(run, "start", task, [MetaDatum("attempt-done", "0", "attempt-done", ["attempt_id:0"])])
+    [found] = SQLiteMetadataProvider.get_object("task", "artifact", None, None, *names)
+    assert found["sha"] == "1" * 40
+    assert path.exists()
+
+
 def test_the_number_of_queries_does_not_grow_with_the_tasks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Listing tasks is a handful of queries, and asking each of them for its artifacts a few for a hundred tasks."""
     one = provider()

@@ -89,6 +89,28 @@ def test_a_blob_is_stored_once_and_without_gzip(tmp_path: Path) -> None:
     assert storage.size_file(f"Flow/data/{key[:2]}/{key}") == len(data)
 
 
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("Flow/1/start/1/0.attempt.json", b'{"time": 5.0}', b'{"time": 6.0}'),
+        ("Flow/1/start/1/0.DONE.lock", b'""', b"other"),
+        ("Flow/1/start/1/0.task_stdout.log", b"line\n", b"another\n"),
+        ("Flow/1/start/1/0.note", b"[1]", b"[2]"),
+        ("Flow/1/start/1/note", b"[1]", b"no json"),
+        ("Flow/anything/else", b"a", b"b"),
+    ],
+)
+def test_what_is_there_stays_unless_it_shall_be_overwritten(tmp_path: Path, path: str, old: bytes, new: bytes) -> None:
+    """Without overwrite a second save changes nothing, and is no error; with it the new bytes are there."""
+    storage = SQLiteDatastoreStorage(str(tmp_path / "runs.db"))
+    for saved, overwrite, expected in ((old, False, old), (new, False, old), (new, True, new)):
+        storage.save_bytes([(path, io.BytesIO(saved))], overwrite=overwrite)
+        with storage.load_bytes([path]) as loaded:
+            [(_, file_path, metadata)] = loaded
+            assert (Path(file_path).read_bytes(), metadata) == (expected, None)
+        assert storage.size_file(path) == len(expected)
+
+
 def test_saved_data_are_kept(tmp_path: Path) -> None:
     """What save_data stores (code packages) is a root of its flow, and has the location that Metaflow expects."""
     path = tmp_path / "runs.db"
