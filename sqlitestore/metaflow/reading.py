@@ -74,11 +74,9 @@ def _of_size(size: int, blocks: Callable[[], Iterable[bytes]], metadata: dict[st
     return Found(lambda: size, blocks, metadata)
 
 
-def _blob_blocks(store: Store, key: str) -> Iterator[bytes]:
-    return _blocks(store.blobs.open(key))
-
-
-def _blocks(reader: BlobReader) -> Iterator[bytes]:
+def _blob_blocks(store: Store, key: str, opened: dict[str, BlobReader] | None = None) -> Iterator[bytes]:
+    """Yield a blob's bytes; the one in ``opened`` is taken for the first time that it is asked for."""
+    reader = (opened or {}).pop(key, None) or store.blobs.open(key)
     with reader:
         while block := reader.read(BLOCK):
             yield block
@@ -93,11 +91,11 @@ class _Lookup:
     def blobs(self, places: Mapping[str, Place]) -> dict[str, Found]:
         keys = {path: place.key for path, place in places.items() if isinstance(place, BlobPlace)}
         if len(keys) == 1:  # what a client asks for, thousands of times
-            readers = self._store.blobs.open_all(keys.values())
+            opened = self._store.blobs.open_all(keys.values())
             return {
-                path: _of_size(readers[key].size, partial(_blocks, readers[key]), dict(BLOB_METADATA))
+                path: _of_size(opened[key].size, partial(_blob_blocks, self._store, key, opened), dict(BLOB_METADATA))
                 for path, key in keys.items()
-                if key in readers
+                if key in opened
             }
         sizes = self._store.blobs.sizes(set(keys.values())) if keys else {}
         return {

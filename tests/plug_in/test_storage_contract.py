@@ -111,6 +111,19 @@ def test_what_is_there_stays_unless_it_shall_be_overwritten(tmp_path: Path, path
         assert storage.size_file(path) == len(expected)
 
 
+def test_what_is_asked_twice_is_answered_twice(tmp_path: Path) -> None:
+    """As often as it was asked, in the order asked, each with a file of its own."""
+    storage = SQLiteDatastoreStorage(str(tmp_path / "runs.db"))
+    flow = metaflow_flow(tmp_path / "runs.db")
+    [(_, small), (_, large)] = flow.save_data([b"small", b"l" * 100_000])
+    paths = [f"Flow/data/{key[:2]}/{key}" for key in (small, small, large, small)]
+    for asked in (paths[:2], paths, ["no", paths[0], "no"]):
+        with storage.load_bytes(asked) as loaded:
+            found = [(path, Path(file).read_bytes() if file else None) for path, file, _ in loaded]
+        contents = {paths[0]: b"small", paths[2]: b"l" * 100_000, "no": None}
+        assert found == [(path, contents[path]) for path in asked]
+
+
 def test_saved_data_are_kept(tmp_path: Path) -> None:
     """What save_data stores (code packages) is a root of its flow, and has the location that Metaflow expects."""
     path = tmp_path / "runs.db"

@@ -13,6 +13,10 @@ class SQLiteStoreException(MetaflowException):
     headline = "Datastore sqlite"
 
 
+class SQLiteFileMissing(SQLiteStoreException, ValueError):
+    """The file that a metadata provider shall look at is not there; Metaflow's own provider has a ValueError."""
+
+
 NEEDED = {"sqlitestore", "apsw", "msgpack", "xxhash", "backports", "pyfastcdc"}
 """What a task's Python must have: one of Metaflow's environments has only what its decorators ask for."""
 

@@ -18,7 +18,7 @@ from metaflow.metadata_provider import MetadataProvider
 from metaflow.tagging_util import validate_tags
 from metaflow.util import get_username
 
-from .problems import as_metaflow
+from .problems import SQLiteFileMissing, as_metaflow
 from .storage import TYPE, SQLiteDatastoreStorage
 
 
@@ -37,7 +37,7 @@ class SQLiteMetadataProvider(MetadataProvider):
 
             file = split_root(val).file
         if not os.path.exists(file):
-            raise ValueError(f"There is no file {file}; give the path of a store: {TYPE}@/path/of/runs.db.")
+            raise SQLiteFileMissing(f"There is no file {file}; give the path of a store: {TYPE}@/path/of/runs.db.")
         SQLiteDatastoreStorage.datastore_root = file
         return file
 
