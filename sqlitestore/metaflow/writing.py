@@ -175,12 +175,12 @@ class PathWriter:
             if understood.documents != now:  # another process wrote meanwhile
                 understood = self._understood(number, now)
             self._store.tasks.rewrite(task, number, understood.started, understood.finished)
-            for name in now:
+            for name, document in now.items():
                 path = layout.path_of(MarkerPlace(task, number, name))
                 if name not in understood.kept:
                     self._forget_files(path)
                 elif name in documents or not self._store.files.find(path):
-                    self._store.files.save(path, payload_of(now[name]), None, overwrite=True)
+                    self._store.files.save(path, payload_of(document), None, overwrite=True)
 
     def _documents_there(self, task: TaskAddress, number: int) -> dict[str, bytes]:
         places = {name: layout.path_of(MarkerPlace(task, number, name)) for name in layout.MARKERS}
