@@ -111,8 +111,8 @@ class Storages(RuleBasedStateMachine):
         for storage in (self.theirs, self.ours):
             file = io.BytesIO(content)
             storage.save_bytes([(path, file if metadata is None else (file, metadata))], overwrite=overwrite)
-        if not metadata and overwrite:  # local leaves the metadata of the old object there, which is no contract
-            (Path(self.theirs.full_uri(path) + "_meta")).unlink(missing_ok=True)
+        if not metadata and overwrite:
+            self.forget_old_metadata(path)
         self.agree_about([path])
 
     @rule(number=st.integers(0, 3), raw=st.booleans(), overwrite=st.booleans())
@@ -141,6 +141,13 @@ class Storages(RuleBasedStateMachine):
                 iter([(f"{FLOW}/1/{task}/{number}.{name}", io.BytesIO(data)) for name, data in documents]),
                 overwrite=True,
             )
+
+        for name, _ in documents:
+            self.forget_old_metadata(f"{FLOW}/1/{task}/{number}.{name}")
+
+    def forget_old_metadata(self, path: str) -> None:
+        """Local leaves the metadata of an object that was overwritten by one without, which is no contract."""
+        Path(self.theirs.full_uri(path) + "_meta").unlink(missing_ok=True)
 
     @rule(asked=st.lists(paths, max_size=5))
     def ask(self, asked: list[str]) -> None:
