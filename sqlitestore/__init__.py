@@ -21,9 +21,9 @@ def __getattr__(name: str) -> Any:
     """Return a public name; all are imported at the first.
 
     The plug-in for Metaflow, which every process of a flow loads, needs half of the modules and none of the names.
-    Python asks here for modules too before it looks for their files.
+    Python asks here for modules too before it looks for their files, and Metaflow for constants that any may have.
     """
-    if name == "__all__" or name[0].isupper() or name in _FUNCTIONS:
+    if name == "__all__" or (name[0].isupper() and not name.isupper()) or name in _FUNCTIONS:
         with import_module("sqlitestore.forking").unforked():
             public = import_module("sqlitestore.api")
         if name == "__all__" or name in public.__all__:

@@ -50,8 +50,9 @@ SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encodin
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
 DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
-SELECT_PREVIEWS = """SELECT DISTINCT lower(hex(b.key)), x.type, x.preview FROM json_each(?) AS asked
- CROSS JOIN blob AS b ON b.key = unhex(asked.value) CROSS JOIN artifact AS x ON x.blob = b.id"""
+SELECT_PREVIEWS = """SELECT asked.value ->> 0, asked.value ->> 1, (SELECT COALESCE(x.preview, x'') FROM artifact AS x
+  WHERE x.blob = b.id AND x.type = asked.value ->> 1 LIMIT 1)
+ FROM json_each(?) AS asked CROSS JOIN blob AS b ON b.key = unhex(asked.value ->> 0)"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
 SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
 SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
@@ -214,10 +215,13 @@ class Tasks:
         digest = digest_of(*task, number, started, finished.done, finished.python, artifacts_digest)
         connection.execute(FINISH_ATTEMPT, (finished.done, finished.python, artifacts_digest, digest, attempt))
 
-    def previews(self, keys: Iterable[str]) -> dict[tuple[str, str], Mapping[str, Any]]:
-        """Return the previews that artifacts of these keys have, by key and type: what was saved again needs no new."""
-        rows = self._database.query(SELECT_PREVIEWS, (json.dumps(list(keys)),))
-        return {(key, kind): preview.stored(packed) for key, kind, packed in rows}
+    def previews(self, artifacts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Return the preview of an artifact that has the key and type, for each (key, type) that an artifact has.
+
+        One of them is looked at, though thousands of tasks may have passed it on.
+        """
+        rows = self._database.query(SELECT_PREVIEWS, (json.dumps(list(artifacts)),))
+        return {(key, kind): preview.stored(packed) for key, kind, packed in rows if packed is not None}
 
     def find_run(self, flow_name: str, run_name: str, steps: Sequence[str] | None) -> list[Attempt]:
         """Return the attempts of a run (of those steps), in the order in which they first appeared."""

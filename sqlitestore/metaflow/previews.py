@@ -21,7 +21,7 @@ PICKLES = {PICKLE, METAFLOW_PICKLE, "pickle-v2"}
 
 def with_previews(store: Store, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Return the artifacts with a preview each, where one can be had; nothing is unpickled."""
-    known = store.tasks.previews({artifact.key for artifact in artifacts.values()})
+    known = store.tasks.previews({(artifact.key, artifact.type) for artifact in artifacts.values()})
     described: dict[str, Artifact] = {}
     for name, artifact in artifacts.items():
         same = (artifact.key, artifact.type)

@@ -45,6 +45,8 @@ class Store:
 
 
 _open: dict[str, Store] = {}
+_writing: dict[str, Store] = {}
+"""Under "task": the store of the task that this process is writing, from its start until it is done."""
 
 
 def store_at(path: str, *, create: bool = False) -> Store | None:
@@ -79,3 +81,18 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def task_starts(store: Store) -> None:
+    """Note that this process writes a task to the store from now on."""
+    _writing["task"] = store
+
+
+def task_ends() -> None:
+    """Note that the task is done."""
+    _writing.clear()
+
+
+def store_of_task() -> Store | None:
+    """Return the store of the task that this process is writing, None if it writes none."""
+    return _writing.get("task")

@@ -23,7 +23,7 @@ from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.metaflow.previews import with_previews
 from sqlitestore.metaflow.reading import TYPE, find, in_folder
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.metaflow.stores import Store, task_ends, task_starts
 from sqlitestore.model import TaskAddress
 from sqlitestore.tasks import Finished
 
@@ -162,6 +162,10 @@ class PathWriter:
 
     def _save_markers(self, task: TaskAddress, number: int, documents: Mapping[str, bytes]) -> None:
         """Make the attempt what the three documents say, those that are there already included."""
+        if layout.DONE in documents:
+            task_ends()
+        elif layout.ATTEMPT in documents:
+            task_starts(self._store)
         if set(documents) == {layout.ATTEMPT}:
             started = layout.read_attempt_document(documents[layout.ATTEMPT])
             if started is not None:  # the usual start of a task

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from metaflow_extensions.sqlitestore.plugins.storage import SQLiteDatastoreStorage
+import pytest
+from metaflow.datastore.content_addressed_store import ContentAddressedStore
+from metaflow_extensions.sqlitestore.plugins import serializers
 from test_storage_contract import metaflow_flow, query, write_task
 
 from sqlitestore import FlowDataStore
@@ -15,10 +17,9 @@ from sqlitestore.preview import describe
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
 
-def test_tables_have_previews_where_metaflow_runs(tmp_path: Path, monkeypatch: object) -> None:
+def test_tables_have_previews_where_metaflow_runs(tmp_path: Path) -> None:
     """The serializer that sees them describes them; Metaflow reads the artifact as its own, also when passed on."""
     path = tmp_path / "runs.db"
-    monkeypatch.setattr(SQLiteDatastoreStorage, "datastore_root", str(path))  # type: ignore[attr-defined]
     values = {"table": TABLE, "series": TABLE["a"], "array": np.arange(3.0), "number": 5}
     write_task(metaflow_flow(path), "1/start/1", values)
     [task] = metaflow_flow(path).get_task_datastores("1", ["start"])
@@ -47,3 +48,22 @@ def test_other_datastores_keep_metaflows_serializer(tmp_path: Path) -> None:
     write_task(flow, "1/start/1", {"table": TABLE})
     [task] = flow.get_task_datastores("1", ["start"])
     assert task._info["table"]["serializer_info"] == {"source": "metaflow"}
+
+
+def test_what_is_large_is_never_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metaflow finds a large artifact stored when it comes to store it, so only small ones pass its gzip."""
+    packed: list[int] = []
+    pack = ContentAddressedStore._pack_v1
+    monkeypatch.setattr(
+        ContentAddressedStore, "_pack_v1", lambda self, blob: (packed.append(len(blob)), pack(self, blob))[1]
+    )
+    path = tmp_path / "runs.db"
+    values = {"large": np.arange(100_000), "small": 1, "text": "x" * 70_000}
+    write_task(metaflow_flow(path), "1/start/1", values)
+    assert packed == [5]
+    [task] = metaflow_flow(path).get_task_datastores("1", ["start"])
+    assert np.array_equal(task["large"], values["large"])
+    assert (task["small"], task["text"]) == (1, values["text"])
+    assert task._info["large"]["serializer_info"] == {"source": "metaflow"}
+    assert not serializers.SQLitePickleSerializer.can_serialize(1)  # no task is being written
+    assert query(path, "SELECT count(*) FROM blob WHERE length(key) <> 20") == [(1,)]  # the log

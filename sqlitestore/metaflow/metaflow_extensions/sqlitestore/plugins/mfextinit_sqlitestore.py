@@ -8,4 +8,4 @@ ENVIRONMENTS_DESC = [
     ("conda", ".environments.SQLiteCondaEnvironment"),
     ("pypi", ".environments.SQLitePyPIEnvironment"),
 ]
-ARTIFACT_SERIALIZERS_DESC = [("sqlitestore-previewed-pickle", ".serializers.PreviewedPickleSerializer")]
+ARTIFACT_SERIALIZERS_DESC = [("sqlitestore-pickle", ".serializers.SQLitePickleSerializer")]

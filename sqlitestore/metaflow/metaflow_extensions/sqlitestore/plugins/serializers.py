@@ -1,31 +1,43 @@
-"""Tables and tensors are pickled as Metaflow does, with a preview of them beside: later there is only the pickle.
+"""Artifacts on their way into our datastore: pickled as Metaflow does, but stored without its gzip.
 
-What simpler values are is read off the pickle itself (see ``sqlitestore.pickle_preview``).
+Metaflow packs what it stores, unless it is stored already. So a large artifact is stored as soon as it is pickled,
+and Metaflow, which asks for it under its key just after, has nothing to pack: of saving a table of 50 MB that is three
+quarters of the time. Whatever comes another way (small ones, other serializers) is unpacked when it arrives. Metaflow
+asks for serializers without side effects, since it may call them again, or for nothing: this one has none that shows.
+A blob is found under its content however often it is stored, and one that nothing needs is harmless.
+
+Of tables and tensors a preview goes with the artifact, since later there is only the pickle. What simpler values are is
+read off that (see ``sqlitestore.pickle_preview``).
 """
 
 from __future__ import annotations
 
+import sys
+from hashlib import sha1
 from typing import Any
 
 from metaflow.plugins.datastores.serializers.pickle_serializer import PickleSerializer
 
-from .storage import SQLiteDatastoreStorage
+from .problems import as_metaflow
 
 LIBRARIES = {"pandas", "polars", "pyarrow", "torch"}
+"""Whose values are described here."""
 
 
-class PreviewedPickleSerializer(PickleSerializer):
-    """Claims values of LIBRARIES where the datastore is ``sqlite``; the encoding is Metaflow's, who reads it too."""
+class SQLitePickleSerializer(PickleSerializer):
+    """Claims what no other serializer claims while this process writes a task to our datastore.
 
-    TYPE = "sqlitestore-previewed-pickle"
+    The encoding is Metaflow's, whose own serializer reads what was written.
+    """
+
+    TYPE = "sqlitestore-pickle"
     PRIORITY = PickleSerializer.PRIORITY - 1
 
     @classmethod
     def can_serialize(cls, obj: Any) -> bool:
-        """Return whether ``obj`` is one that pickle_preview does not know, on its way into our datastore."""
-        if SQLiteDatastoreStorage.datastore_root is None:
-            return False
-        return str(type(obj).__module__).partition(".")[0] in LIBRARIES
+        """Return whether a task is being written to our datastore."""
+        del obj
+        return _store_of_task() is not None
 
     @classmethod
     def can_deserialize(cls, metadata: Any) -> bool:
@@ -35,11 +47,35 @@ class PreviewedPickleSerializer(PickleSerializer):
 
     @classmethod
     def serialize(cls, obj: Any, format: Any = "storage") -> Any:  # noqa: A002 - Metaflow's name
-        """Return what Metaflow's serializer does, with the preview in the information about it."""
+        """Return what Metaflow's serializer does, after storing it if it is large."""
+        blobs, metadata = super().serialize(obj, format)
+        with as_metaflow():
+            _store(blobs[0].value)
+            info = _information(obj)
+        return blobs, metadata._replace(serializer_info=info)
+
+
+def _store_of_task() -> Any:
+    stores = sys.modules.get("sqlitestore.metaflow.stores")  # loaded, if a task was started
+    return None if stores is None else stores.store_of_task()
+
+
+def _store(blob: bytes) -> None:
+    """Store a pickle under its key, if it is worth it and not there."""
+    from sqlitestore.blobs import INLINE, payload_of
+
+    store = _store_of_task()
+    if len(blob) > INLINE and store is not None:
+        key = sha1(blob, usedforsecurity=False).hexdigest()
+        if not store.blobs.has([key])[0]:
+            store.blobs.put([payload_of(blob)], [key])
+
+
+def _information(obj: Any) -> dict[str, Any]:
+    """Return what goes with the artifact: who wrote it, and of tables and tensors the preview."""
+    if str(type(obj).__module__).partition(".")[0] in LIBRARIES:
         from sqlitestore import layout, preview
 
-        blobs, metadata = super().serialize(obj, format)
-        described = preview.describe(obj)
-        if not described:
-            return blobs, metadata
-        return blobs, metadata._replace(serializer_info={"source": layout.PREVIEWER, "preview": described})
+        if described := preview.describe(obj):
+            return {"source": layout.PREVIEWER, "preview": described}
+    return {"source": "metaflow"}
