@@ -174,6 +174,7 @@ def test_one_leads_a_resume(together: Scene) -> None:
         assert "Cloning task from" not in said
 
 
+@sqlite_only  # Metaflow's local provider was seen to elect two
 @pytest.mark.long  # who has to wait for the leader sleeps for a minute
 def test_one_leads_a_resume_at_once(place: Place) -> None:
     """Of many that begin at once exactly one clones; others may be told that its first task is not done yet."""

@@ -1,8 +1,8 @@
 """Artifacts on their way into our datastore: pickled as Metaflow does, but stored without its gzip.
 
 Metaflow packs what it stores, unless it is stored already. So a large artifact is stored as soon as it is pickled,
-and Metaflow, which asks for it under its key just after, has nothing to pack: of saving a table of 50 MB that is three
-quarters of the time. Whatever comes another way (small ones, other serializers) is unpacked when it arrives. Metaflow
+and Metaflow, which asks for it under its key just after, has nothing to pack: of saving a pickle of 46 MB that is two
+thirds of the time. Whatever comes another way (small ones, other serializers) is unpacked when it arrives. Metaflow
 asks for serializers without side effects, since it may call them again, or for nothing: this one has none that shows.
 A blob is found under its content however often it is stored, and one that nothing needs is harmless.
 
