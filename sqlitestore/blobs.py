@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from pickle import PickleBuffer
 from typing import Any, TypeAlias
@@ -19,8 +21,9 @@ from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
 from sqlitestore.database import Database, overwriting_what_is_deleted
-from sqlitestore.errors import BlobNotFound, Damaged, InvalidKey
+from sqlitestore.errors import BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked
+from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, release
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 
@@ -82,18 +85,30 @@ class Blobs:
         Blobs are keyed by xxh3-128, or by the ``keys`` given (one a payload, checked against the bytes: InvalidKey).
         The iterable may run any code: no transaction is open while it does. If it raises, blobs of earlier
         transactions stay, referenced by nothing and so harmless.
+
+        Each blob is held (see ``holds``) until the transaction that references it releases it.
         """
         self._database.check_open()
         stored: list[StoredBlob] = []
         small = _SmallBatch(self, self._database)
         given = iter(keys)
-        for payload in payloads:
-            writer = self._write(payload, next(given, None))
-            stored.append(StoredBlob(writer.key.hex(), writer.size))
-            if writer.small is not None:
-                small.add(writer.key, writer.small)
-        small.flush()
+        try:
+            for payload in payloads:
+                writer = self._write(payload, next(given, None))
+                stored.append(StoredBlob(writer.key.hex(), writer.size))
+                if writer.small is not None:
+                    small.add(writer.key, writer.small)
+            small.flush()
+        except BaseException:
+            with suppress(DataException):  # the error on its way is the one to see
+                self.release(blob.key for blob in stored)
+            raise
         return stored
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Let go of blobs that were put and will not be referenced; each key once."""
+        with self._database.write() as connection:
+            release(connection, map(key_of, keys))
 
     def _write(self, payload: Payload, key: str | None) -> BlobWriter:
         for _ in range(10):
@@ -149,6 +164,14 @@ class Blobs:
         """Return for each key whether its blob is complete in the store."""
         return [bool(row[0]) for row in self._database.query(HAS_BLOBS, (json.dumps(list(keys)),))]
 
+    def hold(self, keys: Iterable[str]) -> list[bool]:
+        """Return what ``has`` does, and hold the blobs that are there: the caller counts on them from now on."""
+        keys = list(keys)
+        with self._database.write() as connection:
+            there = self.has(keys)
+            hold_at_least_once(connection, [key_of(key) for key, found in zip(keys, there, strict=True) if found])
+        return there
+
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the size [bytes] of each blob by its key; keys without a blob are left out."""
         return dict(self._database.query(SELECT_SIZES, (json.dumps(list(keys)),)))
@@ -169,6 +192,8 @@ class Blobs:
         """Delete blobs that nothing references, and chunks that only they used, overwriting their bytes with zeros."""
         with self._database.write() as connection, overwriting_what_is_deleted(connection):
             for key in keys:
+                if is_held_by_others(connection, key_of(key)):
+                    continue
                 chunks = connection.execute(SELECT_CHUNKS_OF, (key_of(key),)).fetchall()
                 try:
                     connection.execute(DELETE_BLOB, (key_of(key),))
@@ -279,9 +304,12 @@ class _SmallBatch:
         self._blobs = blobs
         self._database = database
         self._waiting: dict[bytes, bytes] = {}
+        self._times: Counter[bytes] = Counter()
         self._bytes = 0
 
-    def add(self, key: bytes, data: bytes) -> None:
+    def add(self, key: bytes, data: bytes, times: int = 1) -> None:
+        """Take a blob that is to be held ``times`` times."""
+        self._times[key] += times
         known = self._waiting.setdefault(key, data)
         if known is not data:
             check_equal(key, known, data)
@@ -297,7 +325,9 @@ class _SmallBatch:
         rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
         with self._database.write() as connection:
             new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
+            hold(connection, self._times)
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
+        self._times = Counter()
         if len(new) < len(waiting):
             for key, data in waiting.items():
                 if key in new:
@@ -305,6 +335,6 @@ class _SmallBatch:
                 try:
                     with self._blobs.open(key.hex()) as stored:
                         check_equal(key, stored.read(), data)
-                except BlobNotFound:  # pruned since
-                    self.add(key, data)
+                except BlobNotFound:  # scrubbed since: nothing else removes what is held
+                    self.add(key, data, 0)
             self.flush()

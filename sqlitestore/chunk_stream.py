@@ -19,6 +19,7 @@ from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
+from sqlitestore.holds import hold
 from sqlitestore.model import Buffer
 
 BATCH = 16 * 2**20
@@ -116,12 +117,13 @@ class ChunkStream:
         self._waiting, self._rows, self._bytes = {}, [], 0
 
     def insert_blob(self, key: bytes, size: int) -> bool:
-        """Write the blob's row and list; False if there is a blob of that key.
+        """Write the blob's row and list, False if there is a blob of that key; hold either.
 
-        Raises ChunkVanished if a chunk is gone. Only True means that something was written.
+        Raises ChunkVanished if a chunk is gone; then nothing was written.
         """
         try:
             with self._database.write() as connection:
+                hold(connection, {key: 1})
                 connection.execute(INSERT_BLOB, (key, size, None, None))
                 if not connection.changes():
                     return False

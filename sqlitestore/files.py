@@ -9,6 +9,7 @@ from typing import Any
 from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
+from sqlitestore.holds import release
 from sqlitestore.tasks import INSERT_FLOW, digest_of
 
 SELECT_FILE = """SELECT lower(hex(b.key)), f.size, f.metadata, f.digest
@@ -42,10 +43,12 @@ class Files:
         digest = digest_of(path, key_of(stored.key), stored.size, metadata)
         with self._database.write() as connection:
             if not overwrite and connection.execute(SELECT_FILE, (path,)).fetchone():
+                release(connection, [key_of(stored.key)])
                 return
             connection.execute(UPSERT_FILE, (path, stored.size, metadata, digest, key_of(stored.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The file {path!r} was pruned while it was saved; save it again.")
+            release(connection, [key_of(stored.key)])
 
     def find(self, path: str) -> tuple[str, int, str | None] | None:
         """Return a file's key, size [bytes] and metadata; None if there is none. Raises Damaged."""
@@ -89,3 +92,4 @@ class Data:
                 connection.execute(KEEP_DATA, (flow_name, key_of(key)))
                 if not connection.changes() and not connection.execute(HAS_BLOB, (key_of(key),)).fetchone():
                     raise BlobNotFound(f"The blob {key} was pruned while it was saved; save it again.")
+                release(connection, [key_of(key)])

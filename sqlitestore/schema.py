@@ -20,7 +20,7 @@ from sqlitestore.errors import Damaged, NewerFormat, NotAStore, StoreUnavailable
 APPLICATION_ID = 0x53714C73
 """In the file's header, for ``file`` and for SQLite tools: "SqLs" in ASCII."""
 
-NEWEST_FORMAT = 2
+NEWEST_FORMAT = 3
 """Written by this version, as ``user_version``."""
 
 OLDEST_FORMAT = 1
@@ -192,7 +192,55 @@ NEW_IN_FORMAT_2 = {
 
 FORMAT_2 = FORMAT_1 | NEW_IN_FORMAT_2
 
-SCHEMAS = {1: FORMAT_1, 2: FORMAT_2}
+NEW_IN_FORMAT_3 = {
+    "trash": """CREATE TABLE trash(
+  run INTEGER PRIMARY KEY REFERENCES run(id),
+  name TEXT NOT NULL,
+  trashed REAL NOT NULL,
+  purging INTEGER NOT NULL CHECK (purging IN (0, 1))
+) STRICT""",
+    "trashed_file": """CREATE TABLE trashed_file(
+  run INTEGER NOT NULL REFERENCES trash(run),
+  path TEXT NOT NULL,
+  blob INTEGER NOT NULL REFERENCES blob(id),
+  size INTEGER NOT NULL CHECK (size >= 0),
+  metadata TEXT,
+  digest BLOB NOT NULL,
+  PRIMARY KEY (run, path)
+) STRICT, WITHOUT ROWID""",
+    "trashed_file_by_blob": "CREATE INDEX trashed_file_by_blob ON trashed_file(blob)",
+    "garbage": """CREATE TABLE garbage(
+  chunk INTEGER PRIMARY KEY
+) STRICT""",
+    "held": """CREATE TABLE held(
+  key BLOB NOT NULL,
+  writer BLOB NOT NULL,
+  count INTEGER NOT NULL CHECK (count > 0),
+  since REAL NOT NULL,
+  PRIMARY KEY (key, writer)
+) STRICT, WITHOUT ROWID""",
+    "stub": """CREATE TABLE stub(
+  attempt INTEGER NOT NULL REFERENCES attempt(id),
+  name TEXT NOT NULL,
+  position INTEGER NOT NULL CHECK (position >= 0),
+  key BLOB NOT NULL,
+  size INTEGER NOT NULL CHECK (size >= 0),
+  type TEXT NOT NULL,
+  encoding TEXT NOT NULL,
+  serializer_info BLOB,
+  preview BLOB,
+  PRIMARY KEY (attempt, name)
+) STRICT, WITHOUT ROWID""",
+    "untrusted": """CREATE TABLE untrusted(
+  run INTEGER PRIMARY KEY REFERENCES run(id),
+  origin TEXT NOT NULL
+) STRICT""",
+}
+"""What runs that come and go need: a trash, what may not go yet, artifacts left out of an archive, and trust."""
+
+FORMAT_3 = FORMAT_2 | NEW_IN_FORMAT_3
+
+SCHEMAS = {1: FORMAT_1, 2: FORMAT_2, 3: FORMAT_3}
 """Every readable format's schema, exactly as in the file."""
 
 
@@ -201,11 +249,18 @@ def _to_format_2(connection: apsw.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2}
+def _to_format_3(connection: apsw.Connection) -> None:
+    for statement in NEW_IN_FORMAT_3.values():
+        connection.execute(statement)
+    connection.execute(DISTRUST_ARCHIVE)
+
+
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2, 2: _to_format_3}
 """From a format to the next: each runs with its new ``user_version`` in one transaction."""
 
 INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"
 SELECT_KIND = "SELECT kind FROM store"
+DISTRUST_ARCHIVE = "INSERT INTO untrusted(run, origin) SELECT r.id, s.uuid FROM run AS r, store AS s WHERE s.kind = 'archive'"
 # SQLite's own: what AUTOINCREMENT needs, and the statistics that ANALYZE of a stock sqlite3 adds.
 SELECT_SCHEMA = """SELECT name, sql FROM sqlite_schema
  WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]' AND name != 'sqlite_sequence'"""

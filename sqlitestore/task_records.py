@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
+from sqlitestore.holds import release
 from sqlitestore.model import StoredBlob, TaskAddress
 from sqlitestore.tasks import attempt_id, digest_of, run_id
 
@@ -138,6 +139,7 @@ class Logs:
             [stored] = self._blobs.put([_rest_of(read, start + written)])
             if self._insert(task, attempt, source, stream, kept, stored, [part.digest for part in parts]):
                 return
+            self._blobs.release([stored.key])
         raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
 
     def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
@@ -218,6 +220,7 @@ class Logs:
             connection.execute(INSERT_PART, (row, source, stream, part, blob.size, digest, key_of(blob.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The log {source}/{stream} of {task.pathspec} was pruned meanwhile; save it again.")
+            release(connection, [key_of(blob.key)])
         return True
 
 

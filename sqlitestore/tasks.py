@@ -19,6 +19,7 @@ from sqlitestore import preview
 from sqlitestore.blobs import key_of
 from sqlitestore.database import Database
 from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, TaskNotFound
+from sqlitestore.holds import release
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 
 INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
@@ -211,6 +212,7 @@ class Tasks:
                 )
             inserts.append((attempt, name, position, blob[0], *rest))
         connection.executemany(INSERT_ARTIFACT, inserts)
+        release(connection, (row[1] for row in rows))
         artifacts_digest = digest_of(*rows)
         digest = digest_of(*task, number, started, finished.done, finished.python, artifacts_digest)
         connection.execute(FINISH_ATTEMPT, (finished.done, finished.python, artifacts_digest, digest, attempt))

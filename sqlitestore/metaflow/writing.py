@@ -34,6 +34,14 @@ LARGEST_METADATUM = 2**20
 """[bytes] A larger one is kept as a file."""
 
 
+def hold_blobs(store: Store, folder: str, paths: Iterable[str]) -> None:
+    """Hold those of the paths that are blobs and are there, if this process can write at all."""
+    places = [] if folder else [layout.place_of(path) for path in paths]
+    keys = [place.key for place in places if isinstance(place, BlobPlace)]
+    if keys and store.database.writable:
+        store.blobs.hold(keys)
+
+
 class Saved(NamedTuple):
     """One of the things to save: where, its bytes as a seekable file, and the metadata given with it."""
 

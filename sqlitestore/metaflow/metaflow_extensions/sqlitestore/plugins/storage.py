@@ -62,8 +62,18 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         return iter([None for _ in paths]) if store is None else find(store, root.folder, paths)
 
     def is_file(self, paths: Iterable[str]) -> list[bool]:
-        """Return for each path whether something stands there."""
+        """Return for each path whether something stands there.
+
+        Whoever is told that a blob is there will not save it, so it is held for the task that this process writes.
+        """
         with as_metaflow():
+            from sqlitestore.metaflow.writing import hold_blobs
+
+            root = self._root()
+            store = self._store(root)
+            paths = list(paths)
+            if store is not None:
+                hold_blobs(store, root.folder, paths)
             return [found is not None for found in self._find(paths)]
 
     def info_file(self, path: str) -> tuple[bool, dict[str, Any] | None]:
