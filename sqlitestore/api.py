@@ -5,6 +5,7 @@ from sqlitestore.datastore_set import TaskDataStoreSet
 from sqlitestore.errors import (
     ArtifactNotFound,
     AttemptDone,
+    BlobLeftOut,
     BlobNotFound,
     Damaged,
     DataException,
@@ -18,6 +19,7 @@ from sqlitestore.errors import (
     NotAStore,
     NotFound,
     Refused,
+    RunExists,
     SerializerNotFound,
     StoreBusy,
     StoreClosed,
@@ -26,6 +28,7 @@ from sqlitestore.errors import (
     StoreUnavailable,
     TaskNotFound,
     UnpicklableArtifactException,
+    Untrusted,
     WrongMode,
 )
 from sqlitestore.flow_datastore import FlowDataStore, MetadataCache
@@ -41,6 +44,7 @@ __all__ = [
     "ArtifactNotFound",
     "AttemptDone",
     "BlobCache",
+    "BlobLeftOut",
     "BlobNotFound",
     "ContentAddressedStore",
     "Damaged",
@@ -59,6 +63,7 @@ __all__ = [
     "NotAStore",
     "NotFound",
     "Refused",
+    "RunExists",
     "SQLiteStorage",
     "Serializer",
     "SerializerNotFound",
@@ -71,6 +76,7 @@ __all__ = [
     "TaskDataStoreSet",
     "TaskNotFound",
     "UnpicklableArtifactException",
+    "Untrusted",
     "WrongMode",
     "register_serializer",
     "unregister_serializer",

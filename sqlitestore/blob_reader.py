@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
@@ -100,16 +101,27 @@ class ChunkedReader:
         while not self._view.nbytes:
             if self._next >= len(self._chunks):
                 return False
-            data = self._chunk(self._chunks[self._next])
+            data, _, _ = self._decoded(self._chunks[self._next])
             self._next += 1
-            self._hasher.update(data)
-            self._delivered += len(data)
-            if not isinstance(self.size, int) or self._delivered > self.size:
-                raise self._damaged(f"its chunks have more than its {self.size} bytes")
+            self._took(data)
             self._view = memoryview(data)
         return True
 
-    def _chunk(self, chunk_id: int) -> bytes:
+    def encoded_chunks(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Yield each chunk, checked, with its codec and its bytes as stored; instead of reading."""
+        for chunk_id in self._chunks[self._next :]:
+            data, codec, stored = self._decoded(chunk_id)
+            self._next += 1
+            self._took(data)
+            yield data, codec, stored
+
+    def _took(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self._delivered += len(data)
+        if not isinstance(self.size, int) or self._delivered > self.size:
+            raise self._damaged(f"its chunks have more than its {self.size} bytes")
+
+    def _decoded(self, chunk_id: int) -> tuple[bytes, int, bytes]:
         rows = self._database.query(SELECT_CHUNK_BY_ID, (chunk_id,))
         if not rows:
             raise self._damaged(f"chunk {chunk_id} is missing (or was pruned just now)")
@@ -122,7 +134,7 @@ class ChunkedReader:
             raise self._damaged(f"chunk {chunk_id}: {error}") from error
         if xxh3_128_digest(data) != digest:
             raise self._damaged(f"chunk {chunk_id} has another digest")
-        return data
+        return data, codec, stored
 
     def _damaged(self, what: str) -> Damaged:
         return Damaged(f"Blob {self._key} in {self._database.path} is damaged: {what}.")

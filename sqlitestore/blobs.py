@@ -21,7 +21,7 @@ from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
 from sqlitestore.database import Database, overwriting_what_is_deleted
-from sqlitestore.errors import BlobNotFound, Damaged, DataException, InvalidKey
+from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked
 from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, release
 from sqlitestore.model import Buffer, StoredBlob
@@ -40,6 +40,7 @@ INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
 SELECT_KEYS = "SELECT lower(hex(key)) FROM blob WHERE key >= ? AND key < ? AND length(key) = 20 ORDER BY key"
 SELECT_STARTS = "SELECT DISTINCT lower(hex(substr(key, 1, 1))) FROM blob WHERE length(key) = 20"
 SELECT_SIZES = """SELECT asked.value, b.size FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"""
+SELECT_STUB = "SELECT size FROM stub WHERE key = ? LIMIT 1"
 DELETE_BLOB = "DELETE FROM blob WHERE key = ?"
 SELECT_CHUNKS_OF = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
  ORDER BY c.position"""
@@ -125,12 +126,40 @@ class Blobs:
             return writer
         raise Damaged(f"Chunks of a blob vanished again and again while it was saved in {self._database.path}.")
 
+    def copy(self, source: Blobs, keys: Iterable[str], advance: Callable[[int], object] = lambda _: None) -> None:
+        """Put blobs of another store, each checked on its way out of there, and held here as ``put`` does.
+
+        ``advance`` is told the size of each [bytes]. Raises what reading there raises; BlobNotFound names the blob.
+        """
+
+        def payload(key: str) -> Payload:
+            def write_to(file: Any) -> None:
+                with source.open(key) as reader:
+                    file.copy(reader)
+                    advance(reader.size)
+
+            return write_to
+
+        keys = list(keys)
+        self.put(map(payload, keys), keys)
+
     def open(self, key: str) -> BlobReader:
         """Return a file to read the blob from, checked as it is read; use it in ``with``. Raises BlobNotFound."""
         rows = self._database.query(SELECT_BLOB, (key_of(key),))
         if not rows:
-            raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
+            raise self.missing(key)
         return self._reader(key, rows[0])
+
+    def missing(self, key: str) -> BlobNotFound:
+        """Return the error for a blob that is not there: a BlobLeftOut if an export left it out."""
+        found = self._database.query(SELECT_STUB, (key_of(key),)) if self._database.format >= 3 else []  # noqa: PLR2004
+        if found:
+            return BlobLeftOut(
+                f"Its blob {key} of {found[0][0]:,} bytes is not in {self._database.path}: it was left out when the "
+                "file was exported (--max-artifact-size), or lost before it was salvaged. Load it from the file that "
+                "this one was made from, or import that file here."
+            )
+        return BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
 
     def open_all(self, keys: Iterable[str]) -> dict[str, BlobReader]:
         """Return a file to read each blob from, by key; keys without a blob are left out. One query for all.
@@ -154,7 +183,7 @@ class Blobs:
             rows = self._database.query(SELECT_BLOBS, (json.dumps(some),))
             for key, row in zip(some, rows, strict=True):
                 if row[0] is None:
-                    raise BlobNotFound(f"No blob has the key {key} in {self._database.path}.")
+                    raise self.missing(key)
                 self._database.check_open()
                 with self._reader(key, row) as file:
                     blob = file.read()
@@ -253,6 +282,16 @@ class BlobWriter:
             self._stream.write(memoryview(self._gathered))
         self._stream.write(view)
         return size
+
+    def copy(self, source: BlobReader) -> None:
+        """Take a whole blob of another store, instead of ``write``: its chunks stay as they were cut and encoded."""
+        if isinstance(source, InlineReader):
+            self.write(source.read())
+            return
+        self._stream = ChunkStream(self._database, partial(hasher_for, self._expected or b""))
+        for data, codec, stored in source.encoded_chunks():
+            self.size += len(data)
+            self._stream.write_chunk(data, codec, stored)
 
     def finish(self) -> None:
         """Complete the blob; a large one is in the store afterwards. Raises InvalidKey if another key was expected."""

@@ -55,6 +55,12 @@ class ChunkStream:
         for chunk in self._chunker.write(view):
             self._take(chunk)
 
+    def write_chunk(self, data: bytes, codec: int, stored: bytes) -> None:
+        """Take a chunk that was cut and encoded before, in another file; the caller has checked it."""
+        for chunk in self._chunker.flush():
+            self._take(chunk)
+        self._take(memoryview(data), (codec, stored))
+
     def finish_chunks(self) -> bytes:
         """Store the last chunks; return the digest of all."""
         for chunk in self._chunker.flush():
@@ -63,7 +69,7 @@ class ChunkStream:
         digest: bytes = self._hasher.digest()
         return digest
 
-    def _take(self, view: memoryview) -> None:
+    def _take(self, view: memoryview, encoded: tuple[int, bytes] | None = None) -> None:
         # A copy of our own: another thread, or the object's own pickling, may change the buffer between hashing and
         # inserting, and the chunk would be stored under the digest of something else.
         data = bytes(view)
@@ -79,7 +85,7 @@ class ChunkStream:
         if known:
             self._order.append(known)
             return
-        codec, stored = codecs.encode(data)
+        codec, stored = encoded or codecs.encode(data)
         self._waiting[digest] = data, [len(self._order)]
         self._rows.append((digest, len(data), codec, stored))
         self._order.append(0)

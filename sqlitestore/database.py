@@ -49,8 +49,10 @@ LARGEST_VALUE = 48 * 2**20
 CACHE_BYTES = 16 * 2**20
 """[bytes] Of pages that a connection keeps; a transaction that changes more spills into the log."""
 
-JournalMode = Literal["wal", "delete"]
-Synchronous = Literal["normal", "full"]
+JournalMode = Literal["wal", "delete", "off"]
+"""\"off\" is for a file that nobody else sees yet, and that is thrown away if anything fails."""
+
+Synchronous = Literal["normal", "full", "off"]
 
 
 def _weakly(database: Database) -> Callable[[], Handle]:
@@ -67,7 +69,8 @@ def _weakly(database: Database) -> Callable[[], Handle]:
 class Database:
     """The connections to one file, and their transactions. Safe to use from any thread, and in forked children.
 
-    ``create`` makes the file if it is missing (never its folder). ``journal_mode`` None means: the write-ahead log for
+    ``create`` makes the file if it is missing (never its folder), of the ``kind``. With ``read_only`` nothing in it
+    changes, not even an old format. ``journal_mode`` None means: the write-ahead log for
     a live store, except on network file systems. ``synchronous`` "full" makes every commit durable against power loss;
     "normal" may lose the latest commits then, but nothing else (https://www.sqlite.org/pragma.html#pragma_synchronous).
     """
@@ -77,13 +80,19 @@ class Database:
         path: str,
         *,
         create: bool = True,
+        read_only: bool = False,
+        kind: str = schema.LIVE,
         journal_mode: JournalMode | None = None,
         synchronous: Synchronous = "normal",
     ) -> None:
         self.path = path
+        self._read_only = read_only
+        self._kind = kind
         self._create = create
         self._journal_mode = journal_mode
         self._synchronous = synchronous
+        self.format = schema.NEWEST_FORMAT
+        """That of the file, older than the newest only where nothing can be written."""
         self._real_path = os.path.realpath(path)  # SQLite keeps its log beside the file, not beside a link to it
         # Weak: the connections must not keep alive the database whose end closes them.
         self._connections = Connections(path, _weakly(self))
@@ -94,7 +103,14 @@ class Database:
     @property
     def writable(self) -> bool:
         """Whether the file and its folder can be written by this process."""
-        return os.access(self._real_path, os.W_OK) and os.access(os.path.dirname(self._real_path), os.W_OK)
+        places = (self._real_path, os.path.dirname(self._real_path))
+        return not self._read_only and all(os.access(place, os.W_OK) for place in places)
+
+    @property
+    def reads_beside_writers(self) -> bool:
+        """Whether a long read keeps nobody from writing: in WAL mode, and where nobody writes."""
+        handle = self._connections.handle()
+        return handle.at_rest is not None or self.query("PRAGMA journal_mode")[0][0] == "wal"
 
     def close(self) -> None:
         """Close all connections, those of other threads included. A second call does nothing."""
@@ -164,10 +180,16 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
-        """Run several SELECTs in one snapshot. No user's code inside: the log cannot be reused meanwhile."""
+        """Run several SELECTs in one snapshot; inside another transaction, in that one's.
+
+        No user's code inside: the log cannot be reused meanwhile.
+        """
         handle = self._current_handle()
         with handle.lock:
             self._connections.check_open()
+            if handle.depth:
+                yield handle.connection
+                return
             with self._transaction(handle, "BEGIN", "COMMIT", "ROLLBACK"):
                 yield handle.connection
 
@@ -232,12 +254,14 @@ class Database:
                 choose_page_size(connection)
                 if self._create and not os.path.getsize(self._real_path):
                     let_the_file_shrink(connection)
-            kind = schema.prepare(connection, self.path, writable=writable, create_tables=self._create)
+            create = self._kind if self._create else None
+            kind = schema.prepare(connection, self.path, writable=writable, create=create)
+            self.format = int(connection.pragma("user_version"))
             if writable:
                 journal_mode = self._journal_mode or self._default_journal_mode(kind)
                 set_journal_mode(connection, journal_mode)
                 # Without the log only "full" keeps a file whole over a power cut on every disk.
-                set_synchronous(connection, self._synchronous if journal_mode == "wal" else "full")
+                set_synchronous(connection, "full" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
             check_length(connection, self._real_path)
         except apsw.Error as error:
@@ -254,7 +278,7 @@ class Database:
         if not os.path.exists(path):
             if not os.path.isdir(folder):
                 raise StoreMissing(f"There is no folder {folder} to keep {path} in; make it, or give another path.")
-            if not self._create:
+            if not self._create or self._read_only:
                 raise StoreMissing(f"There is no file {path}; give the path of a store.")
             if not os.access(folder, os.W_OK):
                 raise StoreReadOnly(f"The folder {folder} cannot be written, so {path} cannot be made there.")

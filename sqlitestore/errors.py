@@ -11,6 +11,7 @@
     │   └── UnpicklableArtifactException (TypeError)
     ├── NotFound (KeyError)            look elsewhere, or write it first
     │   ├── BlobNotFound
+    │   │   └── BlobLeftOut            in the file that the archive was made from
     │   ├── ArtifactNotFound
     │   ├── TaskNotFound
     │   └── SerializerNotFound         install what wrote the artifact
@@ -18,7 +19,9 @@
     │   ├── AttemptDone                a done attempt is never written again
     │   ├── WrongMode (AttributeError) a reader asked to write, or the other way round
     │   ├── StoreClosed
-    │   └── StoreReadOnly
+    │   ├── StoreReadOnly
+    │   ├── Untrusted                  a run of somebody else's, before you trust it
+    │   └── RunExists                  another run of this name is there
     ├── StoreUnavailable (OSError)     look at the file, the disk or the other processes
     │   ├── StoreMissing               no file, or no folder to make it in
     │   ├── NotAStore                  not a database, or another program's
@@ -98,6 +101,12 @@ class BlobNotFound(NotFound):
     kind = "blob_not_found"
 
 
+class BlobLeftOut(BlobNotFound):
+    """The blob of an artifact that an export left out, or that a damaged file had lost."""
+
+    kind = "blob_left_out"
+
+
 class ArtifactNotFound(NotFound):
     """The task has no artifact of the name."""
 
@@ -144,6 +153,18 @@ class StoreReadOnly(Refused):
     """A write to a file or folder that can only be read."""
 
     kind = "store_read_only"
+
+
+class Untrusted(Refused):
+    """Loading an artifact of a run that came from somebody else and is not trusted yet."""
+
+    kind = "untrusted"
+
+
+class RunExists(Refused):
+    """A run of this name is there, with other content."""
+
+    kind = "run_exists"
 
 
 class StoreUnavailable(DataException, OSError):

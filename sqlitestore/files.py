@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import apsw
 
 from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.database import Database
@@ -26,6 +28,20 @@ DELETE_FILE = "DELETE FROM file WHERE path = ?"
 HAS_BLOB = "SELECT 1 FROM blob WHERE key = ?"
 KEEP_DATA = """INSERT INTO data(flow, blob) SELECT f.id, b.id FROM flow AS f, blob AS b WHERE f.name = ? AND b.key = ?
  ON CONFLICT DO NOTHING"""
+
+SELECT_KEPT = """SELECT asked.value FROM json_each(?2) AS asked JOIN blob AS b ON b.key = unhex(asked.value)
+ JOIN data AS d ON d.blob = b.id JOIN flow AS f ON f.id = d.flow WHERE f.name = ?1"""
+SELECT_ALL_KEPT = """SELECT lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
+ JOIN blob AS b ON b.id = d.blob WHERE f.name = ? ORDER BY d.blob"""
+
+
+class FileRecord(NamedTuple):
+    """A named file: the key of its blob, the size of that [bytes], and its metadata (a JSON text)."""
+
+    path: str
+    key: str
+    size: int
+    metadata: str | None
 
 
 class Files:
@@ -72,6 +88,23 @@ class Files:
         statement, bindings = (SELECT_BELOW, (folder, folder)) if folder else (SELECT_PATHS, ())
         return [path for (path,) in self._database.query(statement, bindings)]
 
+    def records(self, folders: Iterable[str]) -> list[FileRecord]:
+        """Return the files below the folders. Raises Damaged."""
+        return self.find_records(path for folder in folders for path in self.below(folder))
+
+    def find_records(self, paths: Iterable[str]) -> list[FileRecord]:
+        """Return the files of those paths that are there. Raises Damaged."""
+        return [FileRecord(path, *found) for path, found in self.find_all(paths).items()]
+
+    def insert(self, connection: apsw.Connection, records: Iterable[FileRecord]) -> None:
+        """Write files whose blobs are there, in a transaction of the caller; one that is there is replaced."""
+        for path, key, size, metadata in records:
+            digest = digest_of(path, key_of(key), size, metadata)
+            connection.execute(UPSERT_FILE, (path, size, metadata, digest, key_of(key)))
+            if not connection.changes():
+                raise BlobNotFound(f"The file {path!r} has no blob.")
+            release(connection, [key_of(key)])
+
     def delete(self, path: str) -> None:
         """Remove a file's name; its blob stays until it is pruned. A file that is not there is fine."""
         with self._database.write() as connection:
@@ -83,6 +116,12 @@ class Data:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def kept(self, flow_name: str, keys: Iterable[str] | None = None) -> list[str]:
+        """Return those of the keys (None: of all) whose blobs are kept for the flow."""
+        if keys is None:
+            return [key for (key,) in self._database.query(SELECT_ALL_KEPT, (flow_name,))]
+        return [key for (key,) in self._database.query(SELECT_KEPT, (flow_name, json.dumps(list(keys))))]
 
     def keep(self, flow_name: str, keys: Iterable[str]) -> None:
         """Make the blobs roots of the flow, all in one transaction."""

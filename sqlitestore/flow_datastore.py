@@ -39,7 +39,9 @@ class FlowDataStore:
     ``ds_root`` is the path of the database file, made if it is missing; None: see ``location.resolve_root``.
     ``storage_impl`` is a class (or callable) that makes a ``DataStoreStorage`` from it; None: ``SQLiteStorage``.
     ``metadata`` is told of attempts that are done. ``environment``, ``event_logger`` and ``monitor`` are kept as
-    attributes and otherwise unused.
+    attributes and otherwise unused. ``trust`` True loads artifacts also of runs that came from somebody else (from an
+    archive, or imported): unpickling runs whatever code the pickle names. Otherwise these raise Untrusted, until
+    ``sqlitestore trust``.
 
     Use it in ``with``, or ``close`` it. It may be used from many threads, and in forked children.
     """
@@ -55,8 +57,11 @@ class FlowDataStore:
         monitor: Any = None,
         storage_impl: Callable[[Any], DataStoreStorage] | None = None,
         ds_root: str | os.PathLike[str] | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
         self.flow_name = check_name("flow", flow_name)
+        self.trust = trust
         self._storage_impl = (storage_impl or type(self).default_storage_impl)(ds_root)
         if not isinstance(self._storage_impl, DataStoreStorage):
             raise InvalidType(

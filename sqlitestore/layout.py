@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlitestore.errors import InvalidInput
+from sqlitestore.errors import InvalidInput, Untrusted
 from sqlitestore.model import Artifact, TaskAddress, check_key, check_name
 
 ATTEMPT, DATA, DONE = "attempt.json", "data.json", "DONE.lock"
@@ -34,6 +34,9 @@ PICKLE, METAFLOW_PICKLE = "pickle-v5", "pickle-v4"
 
 PREVIEWER = "sqlitestore"
 """The "source" of what our serializer for Metaflow wrote: its information has the preview, which has a place here."""
+
+UNTRUSTED = "untrusted run "
+"""Begins the encoding under which Metaflow sees the artifacts of a run that may not be unpickled; then the run."""
 
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
 _IN_A_TASK = 5
@@ -120,6 +123,38 @@ def path_of(place: Place) -> str:
     return f"{place.task.pathspec}/{name}"
 
 
+# Files. Metaflow's cards have a folder of their own, in which a run's lie in one folder.
+
+CARDS, INCLUDED = "mf.cards", "mf.datatools"
+_CARDS_OF = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/(?:steps/([^/]+)/)?tasks/([^/]+)/").match
+
+
+def folders_of_run(flow_name: str, run_id: str) -> list[str]:
+    """Return the folders that the files of a run are in."""
+    return [f"{flow_name}/{run_id}", f"{CARDS}/{flow_name}/runs/{run_id}"]
+
+
+def folders_of_flow(flow_name: str) -> list[str]:
+    """Return the folders that the files of a flow are in, those of its runs included."""
+    return [flow_name, f"{CARDS}/{flow_name}", f"{INCLUDED}/{flow_name}"]
+
+
+def task_of_path(path: str) -> tuple[str | None, str | None]:
+    """Return the step and task that a file in a folder of a run belongs to; None and None if to no task."""
+    if found := _CARDS_OF(path):
+        return found[1], found[2] if found[1] else None
+    parts = path.split("/")
+    return (parts[2], parts[3]) if len(parts) >= _IN_A_TASK and parts[0] != CARDS else (None, None)
+
+
+def moved_path(path: str, flow_name: str, run_id: str, new_run_id: str) -> str:
+    """Return the path of a file of a run, were that called ``new_run_id``; any other path as it is."""
+    for folder, new in zip(folders_of_run(flow_name, run_id), folders_of_run(flow_name, new_run_id), strict=True):
+        if path.startswith(folder + "/"):
+            return new + path[len(folder) :]
+    return path
+
+
 # Documents. What is read as one is written again with the same meaning; anything else the caller keeps as it is.
 
 
@@ -148,8 +183,8 @@ DONE_DOCUMENT = b'""'
 """The text of ``DONE.lock``."""
 
 
-def data_document(number: int, data: DataDocument, datastore: str) -> bytes:
-    """Return the text of ``data.json``, as Metaflow's class writes it."""
+def data_document(number: int, data: DataDocument, datastore: str, untrusted: str | None = None) -> bytes:
+    """Return the text of ``data.json``, as Metaflow's class writes it; ``untrusted`` is an untrusted run."""
     return json.dumps(
         {
             "datastore": datastore,
@@ -157,7 +192,7 @@ def data_document(number: int, data: DataDocument, datastore: str) -> bytes:
             "attempt": number,
             "python_version": data.python,
             "objects": {name: artifact.key for name, artifact in data.artifacts.items()},
-            "info": {name: _info(artifact) for name, artifact in data.artifacts.items()},
+            "info": {name: _info(artifact, untrusted) for name, artifact in data.artifacts.items()},
         }
     ).encode()
 
@@ -167,9 +202,11 @@ def read_data_document(
 ) -> tuple[DataDocument | None, bool]:
     """Return what a ``data.json`` says (None for another document), and whether ``data_document`` says all of it.
 
-    ``sizes`` are those of the blobs by key [bytes]: every artifact's must be there, and is its size.
+    ``sizes`` are those of the blobs by key [bytes]: every artifact's must be there, and is its size. Raises Untrusted
+    if artifacts of an untrusted run shall become those of another: they would be unpickled there.
     """
     found = _json(document)
+    _refuse_untrusted(found)
     try:
         objects, infos, python = found["objects"], found["info"], found["python_version"]
         artifacts = {
@@ -183,6 +220,23 @@ def read_data_document(
         return read, json.loads(data_document(number, read, datastore)) == found
     except (KeyError, TypeError, AttributeError, ValueError):
         return None, False
+
+
+def _refuse_untrusted(found: Any) -> None:
+    infos = found.get("info") if isinstance(found, dict) else None
+    for name, info in infos.items() if isinstance(infos, dict) else ():
+        encoding = info.get("encoding") if isinstance(info, dict) else None
+        if isinstance(encoding, str) and encoding.startswith(UNTRUSTED):
+            raise Untrusted(how_to_trust(f"Artifact {name!r}", encoding))
+
+
+def how_to_trust(what: str, encoding: str, file: str = "FILE") -> str:
+    """Return what to say when ``what`` has the encoding of an artifact in an untrusted run."""
+    run = encoding.removeprefix(UNTRUSTED).partition(":")[0]
+    return (
+        f"{what} belongs to run {run}, which came from somebody else: loading it may run any code. If you trust who "
+        f"made it: `sqlitestore --file {file} trust {run}`."
+    )
 
 
 def _artifact(key: str, info: Mapping[str, Any], size: int) -> Artifact:
@@ -211,14 +265,18 @@ def keys_in_data_document(document: bytes) -> list[str]:
     return [key for key in objects.values() if _is_key(key)] if isinstance(objects, dict) else []
 
 
-def encoding_for_metaflow(encoding: str) -> str:
-    """Return the name under which Metaflow reads an encoding of ours."""
-    return METAFLOW_PICKLE if encoding == PICKLE else encoding
+def encoding_for_metaflow(encoding: str, untrusted: str | None = None) -> str:
+    """Return the name under which Metaflow reads an encoding of ours.
+
+    That of an artifact in a run that is ``untrusted`` is one that only our deserializer claims, and refuses.
+    """
+    name = METAFLOW_PICKLE if encoding == PICKLE else encoding
+    return name if untrusted is None or name.startswith(UNTRUSTED) else f"{UNTRUSTED}{untrusted}: {name}"
 
 
-def _info(artifact: Artifact) -> dict[str, Any]:
+def _info(artifact: Artifact, untrusted: str | None) -> dict[str, Any]:
     info = artifact._replace(preview={}).to_info()
-    info["encoding"] = encoding_for_metaflow(artifact.encoding)
+    info["encoding"] = encoding_for_metaflow(artifact.encoding, untrusted)
     if artifact.serializer_info.get("source") == PREVIEWER and artifact.preview:
         info["serializer_info"]["preview"] = dict(artifact.preview)
     return info

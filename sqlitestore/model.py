@@ -43,7 +43,8 @@ class Attempt(NamedTuple):
 
     ``started`` and ``done`` are times [s since 1970, UTC]; None means that it was not started (only logs or metadata
     arrived) or is not done. ``python`` is the version that wrote it, None while it is not done. ``reference`` is the
-    storage's own, by which it finds the attempt's artifacts faster.
+    storage's own, by which it finds the attempt's artifacts faster. ``origin`` is None for a run that may be unpickled,
+    else where it came from.
     """
 
     task: TaskAddress
@@ -52,6 +53,7 @@ class Attempt(NamedTuple):
     done: float | None
     python: str | None
     reference: Any = None
+    origin: str | None = None
 
 
 class Artifact(NamedTuple):

@@ -19,8 +19,6 @@ from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
 from sqlitestore.tasks import digest_of, run_id
 
-SELECT_TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'registered_run'"
-
 
 def _select(columns: str, table: str, more: str = "") -> str:
     """Return a SELECT of rows of a run, which is bound by the names of flow and run; ``more`` goes on after that."""
@@ -38,7 +36,7 @@ def _select_of_tasks(columns: str, table: str, order: str) -> str:
 _RUN = "r.name, x.user_name, x.ts_epoch, x.tags, x.system_tags, x.task_ids, x.digest"
 SELECT_RUN = _select(_RUN, "registered_run")
 SELECT_RUNS = f"""SELECT {_RUN} FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN registered_run AS x ON x.run = r.id
- WHERE f.name = ? ORDER BY x.ts_epoch, r.id"""
+ WHERE f.name = ? AND r.name NOT GLOB '*/*' ORDER BY x.ts_epoch, r.id"""
 INSERT_RUN = """INSERT INTO registered_run(run, user_name, ts_epoch, tags, system_tags, task_ids, digest)
  VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 UPDATE_RUN = "UPDATE registered_run SET tags = ?, system_tags = ?, task_ids = ?, digest = ? WHERE run = ?"
@@ -57,6 +55,7 @@ _METADATUM = "x.step, x.task, x.position, x.field_name, x.value, x.type, x.tags,
 SELECT_METADATA = _select_of_tasks(
     _METADATUM, "registered_metadata", "AND (?4 IS NULL OR x.field_name = ?4) ORDER BY asked.key, x.position"
 )
+SELECT_METADATA_OF_RUN = _select(_METADATUM, "registered_metadata", "ORDER BY x.step, x.task, x.position")
 SELECT_METADATA_OF_STEP = _select(
     _METADATUM, "registered_metadata", "AND x.step = ? AND x.field_name = ? ORDER BY x.task, x.position"
 )
@@ -67,6 +66,7 @@ INSERT_METADATUM = """INSERT INTO registered_metadata(run, step, task, position,
 _ARTIFACT = (
     "x.step, x.task, x.attempt, x.name, x.content_type, x.sha, x.ds_type, x.location, x.user_name, x.ts_epoch, x.digest"
 )
+SELECT_ARTIFACTS_OF_RUN = _select(_ARTIFACT, "registered_artifact", "ORDER BY x.step, x.task, x.attempt, x.name")
 SELECT_ARTIFACTS = _select_of_tasks(_ARTIFACT, "registered_artifact", "ORDER BY asked.key, x.attempt, x.name")
 INSERT_ARTIFACT = """INSERT INTO registered_artifact(run, step, task, attempt, name, content_type, sha, ds_type,
  location, user_name, ts_epoch, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
@@ -118,12 +118,22 @@ class RegisteredArtifact(NamedTuple):
     ts_epoch: int
 
 
+class Registered(NamedTuple):
+    """All that is registered of a run; ``run`` is None if it is not, which its metadata need not be."""
+
+    run: RegisteredRun | None
+    steps: tuple[RegisteredTask, ...]
+    tasks: tuple[RegisteredTask, ...]
+    metadata: tuple[RegisteredMetadatum, ...]
+    artifacts: tuple[tuple[str, str, RegisteredArtifact], ...]
+    """Each after its step and task."""
+
+
 class Registrations:
     """Registers and finds what a metadata provider keeps."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._has_tables = False
 
     # Runs
 
@@ -267,23 +277,54 @@ class Registrations:
             row = run_id(connection, flow, run, create=True)
             connection.executemany(INSERT_ARTIFACT, [(row, *fields, digest_of(flow, run, *fields)) for fields in rows])
 
+    # All of a run
+
+    def records(self, flow: str, run: str) -> Registered:
+        """Return all that is registered of a run. Raises Damaged."""
+        artifacts = []
+        for step, task, *fields, digest in self._query(SELECT_ARTIFACTS_OF_RUN, (flow, run)):
+            self._check_artifact(flow, run, step, task, fields, digest)
+            artifacts.append((step, task, RegisteredArtifact(*fields)))
+        metadata = self._metadata(flow, run, self._query(SELECT_METADATA_OF_RUN, (flow, run)))
+        return Registered(
+            self.run(flow, run),
+            tuple(self.steps(flow, run)),
+            tuple(self.tasks(flow, run)),
+            tuple(metadata),
+            tuple(artifacts),
+        )
+
+    def insert(self, flow: str, run: str, records: Registered) -> None:
+        """Register all that is given, of which nothing is there, in one transaction."""
+        with self._database.write() as connection:
+            if records.run is not None:
+                self._insert_run(connection, flow, records.run._replace(name=run))
+            row = run_id(connection, flow, run, create=True)
+            for each in records.steps:
+                values = (each.step, each.user_name, each.ts_epoch)
+                connection.execute(INSERT_STEP, (row, *values, digest_of(flow, run, *values)))
+            for each in records.tasks:
+                connection.execute(INSERT_TASK, (row, *each, digest_of(flow, run, *each)))
+            self.add_metadata(flow, run, records.metadata)
+            for step, task, artifact in records.artifacts:
+                self.add_artifacts(flow, run, step, task, [artifact])
+
     def artifacts(
         self, flow: str, run: str, tasks: Iterable[tuple[str, str]]
     ) -> dict[tuple[str, str], list[RegisteredArtifact]]:
         """Return the artifacts registered for tasks, given as (step, task): by task, sorted by attempt and name."""
         artifacts: dict[tuple[str, str], list[RegisteredArtifact]] = {}
         for step, task, *fields, digest in self._query(SELECT_ARTIFACTS, (flow, run, json.dumps(list(tasks)))):
-            if digest_of(flow, run, step, task, *fields) != digest:
-                raise self._damaged(f"artifact {fields[1]!r} of task", f"{flow}/{run}/{step}/{task}")
+            self._check_artifact(flow, run, step, task, fields, digest)
             artifacts.setdefault((step, task), []).append(RegisteredArtifact(*fields))
         return artifacts
 
+    def _check_artifact(self, flow: str, run: str, step: str, task: str, fields: Sequence[Any], digest: bytes) -> None:
+        if digest_of(flow, run, step, task, *fields) != digest:
+            raise self._damaged(f"artifact {fields[1]!r} of task", f"{flow}/{run}/{step}/{task}")
+
     def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        if not self._has_tables:
-            self._has_tables = bool(self._database.query(SELECT_TABLES))
-            if not self._has_tables:
-                return []
-        return self._database.query(statement, bindings)
+        return self._database.query(statement, bindings) if self._database.format >= 2 else []  # noqa: PLR2004
 
     def _damaged(self, what: str, pathspec: str) -> Damaged:
         return Damaged(

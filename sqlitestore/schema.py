@@ -260,21 +260,24 @@ MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2, 2: 
 
 INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"
 SELECT_KIND = "SELECT kind FROM store"
-DISTRUST_ARCHIVE = "INSERT INTO untrusted(run, origin) SELECT r.id, s.uuid FROM run AS r, store AS s WHERE s.kind = 'archive'"
+DISTRUST_ARCHIVE = """INSERT INTO untrusted(run, origin) SELECT r.id, s.uuid FROM run AS r, store AS s
+ WHERE s.kind = 'archive'"""
 # SQLite's own: what AUTOINCREMENT needs, and the statistics that ANALYZE of a stock sqlite3 adds.
 SELECT_SCHEMA = """SELECT name, sql FROM sqlite_schema
  WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]' AND name != 'sqlite_sequence'"""
 
 
-def prepare(connection: apsw.Connection, path: str, *, writable: bool, create_tables: bool = True) -> str:
-    """Make the tables of an empty file (if wanted), migrate an old format (if writable), check that all is as ours.
+def prepare(connection: apsw.Connection, path: str, *, writable: bool, create: str | None = LIVE) -> str:
+    """Make the tables of an empty file, of the kind ``create`` (None: do not); migrate an old format, if writable.
+
+    All is checked to be as ours.
 
     Returns the store's kind, LIVE or ARCHIVE. Raises NotAStore, NewerFormat or Damaged; nothing was changed then.
     """
-    if writable and create_tables and _is_empty(connection):
+    if writable and create and _is_empty(connection):
         with _exclusive(connection):
             if _is_empty(connection):  # nobody was faster
-                create(connection)
+                create_tables(connection, create)
     if _is_empty(connection):
         raise NotAStore(f"{path} is empty; a store is made by opening it where it can be written.")
     found = check_identity(connection, path)
@@ -289,7 +292,7 @@ def prepare(connection: apsw.Connection, path: str, *, writable: bool, create_ta
     return str(kinds[0][0])
 
 
-def create(connection: apsw.Connection, kind: str = LIVE) -> None:
+def create_tables(connection: apsw.Connection, kind: str = LIVE) -> None:
     """Make the tables of the newest format, inside a transaction of the caller."""
     from uuid import uuid4  # late, as below
 

@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar
 
-from sqlitestore.blobs import Blobs, Payload
+from sqlitestore.blobs import Payload
 from sqlitestore.database import Database, JournalMode, Synchronous
 from sqlitestore.errors import TaskNotFound
-from sqlitestore.files import Data, Files
 from sqlitestore.location import resolve_root
 from sqlitestore.model import Artifact, Attempt, StoredBlob, TaskAddress
 from sqlitestore.pickling import ReadFile
-from sqlitestore.task_records import Logs, TaskMetadata
-from sqlitestore.tasks import Tasks
+from sqlitestore.tables import Tables
 
 
 class DataStoreStorage(ABC):
@@ -192,12 +190,14 @@ class SQLiteStorage(DataStoreStorage):
     ) -> None:
         self.datastore_root = resolve_root(root)
         self.database = Database(self.datastore_root, create=create, journal_mode=journal_mode, synchronous=synchronous)
-        self._blobs = Blobs(self.database)
-        self._data = Data(self.database)
-        self._tasks = Tasks(self.database)
-        self._metadata = TaskMetadata(self.database)
-        self._logs = Logs(self.database, self._blobs)
-        self._files = Files(self.database, self._blobs)
+        self.tables = Tables(self.database)
+        """The owners of the tables, for what works on the whole file (``maintenance``, ``archive``)."""
+        self._blobs = self.tables.blobs
+        self._data = self.tables.data
+        self._tasks = self.tables.tasks
+        self._metadata = self.tables.metadata
+        self._logs = self.tables.logs
+        self._files = self.tables.files
 
     @classmethod
     def get_datastore_root_from_config(cls, echo: Callable[[str], object], create_on_absent: bool = True) -> str | None:

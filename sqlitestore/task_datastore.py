@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 from sqlitestore.artifact_lookup import TOGETHER, ArtifactsTogether
-from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, WrongMode
+from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, Untrusted, WrongMode
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_iterable, check_name, check_task
 from sqlitestore.pickling import SERIALIZERS, ReadFile, Serializer
 
@@ -116,6 +116,7 @@ class TaskDataStore:
         self._persist = True
         self._is_done_set = False
         self._artifacts: Callable[[], Mapping[str, Artifact]] = dict  # none
+        self._origin: str | None = None  # where it came from, if it may not be unpickled
         self._keys: dict[str, str] | None = None
         self._infos: dict[str, dict[str, Any]] | None = None
 
@@ -131,6 +132,7 @@ class TaskDataStore:
             for attempt in attempts[start : start + TOGETHER]:
                 datastore = object.__new__(cls)
                 datastore._prepare(parent, attempt.task, attempt.number)
+                datastore._origin = attempt.origin
                 if attempt.done is not None:
                     datastore._artifacts = partial(together.artifacts, attempt)
                 datastores.append(datastore)
@@ -278,6 +280,8 @@ class TaskDataStore:
         serializer: Serializer,
         opened: Callable[[str], AbstractContextManager[ReadFile]] | None = None,
     ) -> Any:
+        if self._origin is not None:
+            self._check_trust(name)
         try:
             with (opened or self._ca_store.open_blob)(artifact.key) as file:
                 return serializer.deserialize(file, artifact.serializer_info)
@@ -286,6 +290,20 @@ class TaskDataStore:
         except Exception as error:
             error.add_note(f"while loading artifact {name!r} of task {self._task.pathspec} ({serializer.encoding})")
             raise
+
+    def _check_trust(self, name: str) -> None:
+        """Raise Untrusted unless the caller, or the file as it is now, says that the run is trusted."""
+        if self._parent.trust:
+            return
+        self._origin = next((found.origin for found in self._storage_impl.find_tasks([self._task])), None)
+        if self._origin is not None:
+            run = f"{self._task.flow_name}/{self._task.run_id}"
+            raise Untrusted(
+                f"Artifact {name!r} of task {self._task.pathspec} came from {self._origin}, and loading it may run any "
+                f"code. Run {run} is looked at without that (`sqlitestore show`). If you trust who made it: "
+                f"`sqlitestore --file {self._storage_impl.datastore_root} trust {run}`, or FlowDataStore(..., "
+                "trust=True)."
+            )
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an artifact's value, or ``default`` if the task has none of the name. Damage still raises."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sqlitestore.errors import InvalidType, TaskNotFound
-from sqlitestore.model import Attempt, check_attempt, check_iterable
+from sqlitestore.model import Artifact, Attempt, check_attempt, check_iterable
 from sqlitestore.task_datastore import TaskDataStore
 
 
@@ -23,6 +23,7 @@ class TaskDataStoreReader(TaskDataStore):
                 raise InvalidType(f"data_metadata is what ds_metadata gives, not {type(data_metadata).__name__}.")
             self._objects = dict(data_metadata.get("objects", {}))
             self._info = dict(data_metadata.get("info", {}))
+            self._origin = "somewhere"  # to be looked up before anything is loaded
             return
         attempts = self._storage_impl.find_tasks([self._task])
         latest = _latest_started(attempts)
@@ -32,9 +33,14 @@ class TaskDataStoreReader(TaskDataStore):
             return
         found = next((attempt for attempt in attempts if attempt.number == self._attempt), None)
         if found is not None and found.done is not None:
-            self._artifacts = partial(self._storage_impl.load_artifacts, self._task, found.number)
+            self._origin = found.origin
+            self._artifacts = partial(self._load_artifacts_of, found)
         elif self._attempt is None or not allow_not_done:
             raise self._not_done()
+
+    def _load_artifacts_of(self, found: Attempt) -> Mapping[str, Artifact]:
+        """Return the artifacts of the very attempt that was found, whatever has taken its name since."""
+        return self._storage_impl.load_artifacts_of([found])[0]
 
     def _not_done(self) -> TaskNotFound:
         if self._attempt is None:

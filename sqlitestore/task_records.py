@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
+import apsw
+
 from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
@@ -29,6 +31,9 @@ INSERT_METADATA = """INSERT INTO task_metadata(run, step, task, attempt, name, v
 UPSERT_METADATA = INSERT_METADATA.replace("NOTHING", "UPDATE SET value = excluded.value, digest = excluded.digest")
 SELECT_TASKS = """SELECT DISTINCT m.step, m.task FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN task_metadata AS m ON m.run = r.id WHERE f.name = ? AND r.name = ?"""
+SELECT_OF_RUN = """SELECT m.step, m.task, m.attempt, m.name, m.value, m.digest FROM flow AS f
+ JOIN run AS r ON r.flow = f.id JOIN task_metadata AS m ON m.run = r.id WHERE f.name = ? AND r.name = ?
+ ORDER BY m.step, m.task, m.attempt, m.name"""
 SELECT_NAMES = """SELECT m.attempt, m.name FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN task_metadata AS m ON m.run = r.id AND m.step = ? AND m.task = ? WHERE f.name = ? AND r.name = ?"""
 DELETE_METADATA = """DELETE FROM task_metadata WHERE step = ? AND task = ? AND attempt = ? AND name = ? AND run =
@@ -36,6 +41,9 @@ DELETE_METADATA = """DELETE FROM task_metadata WHERE step = ? AND task = ? AND a
 _LOGS = """SELECT l.source, l.stream, l.part, lower(hex(b.key)), l.size, l.digest FROM flow AS f
  JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id AND a.step = ? AND a.task = ? AND a.number = ?
  JOIN log AS l ON l.attempt = a.id LEFT JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ?"""
+SELECT_LOGS_OF_RUN = """SELECT a.step, a.task, a.number, l.source, l.stream, l.part, lower(hex(b.key)), l.size, l.digest
+ FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id JOIN log AS l ON l.attempt = a.id
+ LEFT JOIN blob AS b ON b.id = l.blob WHERE f.name = ? AND r.name = ? ORDER BY a.id, l.source, l.stream, l.part"""
 SELECT_LOGS = f"{_LOGS} ORDER BY l.source, l.stream, l.part"
 SELECT_LOG = f"{_LOGS} AND l.source = ? AND l.stream = ? ORDER BY l.part"
 INSERT_PART = """INSERT INTO log(attempt, source, stream, part, blob, size, digest)
@@ -59,6 +67,29 @@ class _Part(NamedTuple):
     key: str
     size: int
     digest: bytes
+
+
+class MetadataRecord(NamedTuple):
+    """A metadatum of a run's task; ``attempt`` is OF_THE_TASK for one of the task itself, ``value`` a JSON text."""
+
+    step: str
+    task: str
+    attempt: int
+    name: str
+    value: str
+
+
+class LogRecord(NamedTuple):
+    """A part of a log of a run's attempt: its blob's key, and the size of that [bytes]."""
+
+    step: str
+    task: str
+    number: int
+    source: str
+    stream: str
+    part: int
+    key: str
+    size: int
 
 
 class TaskMetadata:
@@ -87,13 +118,33 @@ class TaskMetadata:
         bindings = (task.step_name, task.task_id, number, task.flow_name, task.run_id)
         values = {}
         for name, value, digest in self._database.query(SELECT_METADATA, bindings):
-            if digest_of(*task, number, name, value) != digest:
-                raise Damaged(
-                    f"Metadata {name!r} of task {task.pathspec} in {self._database.path} is damaged: it differs from "
-                    "what was written."
-                )
+            self._check(task, number, name, value, digest)
             values[name] = value
         return values
+
+    def _check(self, task: TaskAddress, number: int, name: str, value: str, digest: bytes) -> None:
+        if digest_of(*task, number, name, value) != digest:
+            raise Damaged(
+                f"Metadata {name!r} of task {task.pathspec} in {self._database.path} is damaged: it differs from "
+                "what was written."
+            )
+
+    def records(self, flow_name: str, run_name: str) -> list[MetadataRecord]:
+        """Return all metadata of a run. Raises Damaged."""
+        records = []
+        for *fields, digest in self._database.query(SELECT_OF_RUN, (flow_name, run_name)):
+            record = MetadataRecord(*fields)
+            self._check(TaskAddress(flow_name, run_name, record.step, record.task), *record[2:], digest)
+            records.append(record)
+        return records
+
+    def insert(
+        self, connection: apsw.Connection, flow_name: str, run_name: str, records: Iterable[MetadataRecord]
+    ) -> None:
+        """Write metadata that are not there, in a transaction of the caller."""
+        run = run_id(connection, flow_name, run_name, create=True)
+        rows = ((run, *record, digest_of(flow_name, run_name, *record)) for record in records)
+        connection.executemany(INSERT_METADATA, rows)
 
     def tasks(self, flow_name: str, run_name: str) -> list[tuple[str, str]]:
         """Return (step, task) of each task of a run that has metadata."""
@@ -174,6 +225,29 @@ class Logs:
         for part in self._checked(task, attempt, self._database.query(SELECT_LOGS, bindings)):
             sizes[part.source, part.stream] = sizes.get((part.source, part.stream), 0) + part.size
         return sizes
+
+    def records(self, flow_name: str, run_name: str) -> list[LogRecord]:
+        """Return the parts of all logs of a run, in order. Raises Damaged."""
+        rows: dict[tuple[str, str, int], list[tuple[Any, ...]]] = {}
+        for step, task, number, *part in self._database.query(SELECT_LOGS_OF_RUN, (flow_name, run_name)):
+            rows.setdefault((step, task, number), []).append(tuple(part))
+        return [
+            LogRecord(step, task, number, *part[:5])
+            for (step, task, number), parts in rows.items()
+            for part in self._checked(TaskAddress(flow_name, run_name, step, task), number, parts)
+        ]
+
+    def insert(self, connection: apsw.Connection, flow_name: str, run_name: str, records: Iterable[LogRecord]) -> None:
+        """Write parts of logs that are not there, whose blobs and attempts are, in a transaction of the caller."""
+        for record in records:
+            task = TaskAddress(flow_name, run_name, record.step, record.task)
+            digest = _digest(task, record.number, _Part(*record[3:], b""))
+            attempt = attempt_id(connection, task, record.number)[0]
+            key = key_of(record.key)
+            connection.execute(INSERT_PART, (attempt, *record[3:6], record.size, digest, key))
+            if not connection.changes():
+                raise BlobNotFound(f"The log {record.source}/{record.stream} of {task.pathspec} has no blob.")
+            release(connection, [key])
 
     def _parts(self, task: TaskAddress, attempt: int, source: str, stream: str) -> list[_Part]:
         bindings = (task.step_name, task.task_id, attempt, task.flow_name, task.run_id, source, stream)

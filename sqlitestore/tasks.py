@@ -18,7 +18,7 @@ from xxhash import xxh3_128_digest
 from sqlitestore import preview
 from sqlitestore.blobs import key_of
 from sqlitestore.database import Database
-from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, TaskNotFound
+from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
 from sqlitestore.holds import release
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 
@@ -34,7 +34,9 @@ FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?,
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
 INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, position, blob, size, type, encoding, serializer_info, preview)
  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_ATTEMPT = "a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest, a.id"
+_ORIGIN = "(SELECT u.origin FROM untrusted AS u WHERE u.run = r.id)"
+_ORIGIN_BEFORE_FORMAT_3 = "(SELECT uuid FROM store WHERE kind = 'archive')"
+_ATTEMPT = f"a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest, a.id, {_ORIGIN}"
 SELECT_RUN_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? ORDER BY a.id"""
 SELECT_STEP_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
@@ -50,13 +52,29 @@ SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON
 SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
+# Artifacts that an export left out: their rows are as of old, but for the blob.
+SELECT_STUBS = """SELECT name, key, size, type, encoding, serializer_info, preview, position FROM stub
+ WHERE attempt = ? ORDER BY position"""
+SELECT_POSITIONS = "SELECT name, position FROM artifact WHERE attempt = ?"
+INSERT_STUB = """INSERT INTO stub(attempt, name, position, key, size, type, encoding, serializer_info, preview)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+FILL_STUBS = """INSERT INTO artifact(attempt, name, position, blob, size, type, encoding, serializer_info, preview)
+ SELECT s.attempt, s.name, s.position, b.id, s.size, s.type, s.encoding, s.serializer_info, s.preview
+ FROM stub AS s JOIN blob AS b ON b.key = s.key"""
+DELETE_FILLED_STUBS = "DELETE FROM stub WHERE key IN (SELECT key FROM blob)"
+ATTEMPTS_AT_ONCE = 500
 DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
+DELETE_STUBS = "DELETE FROM stub WHERE attempt = ?"
+INSERT_DONE_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, done, python, artifacts_digest, digest)
+ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SELECT_PREVIEWS = """SELECT asked.value ->> 0, asked.value ->> 1, (SELECT COALESCE(x.preview, x'') FROM artifact AS x
   WHERE x.blob = b.id AND x.type = asked.value ->> 1 LIMIT 1)
  FROM json_each(?) AS asked CROSS JOIN blob AS b ON b.key = unhex(asked.value ->> 0)"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
 SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
-SELECT_RUNS = "SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? ORDER BY r.id"
+# A run in the trash has a name with a slash, which no run can be asked for by (see ``trash``).
+SELECT_RUNS = """SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id
+ WHERE f.name = ? AND r.name NOT GLOB '*/*' ORDER BY r.id"""
 
 
 def digest_of(*fields: Any) -> bytes:
@@ -99,6 +117,11 @@ class StoredArtifacts(Mapping[str, Artifact]):
     def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
         self._rows = {row[0]: row for row in rows}
 
+    @property
+    def rows(self) -> list[Sequence[Any]]:
+        """Return the rows: name, blob's key, size, type, encoding, serializer information and preview as stored."""
+        return list(self._rows.values())
+
     def __getitem__(self, name: str) -> Artifact:
         _, key, size, kind, encoding, info, packed = self._rows[name]
         return Artifact(key.hex(), size, kind, encoding, preview.unpack(info), preview.stored(packed))
@@ -119,6 +142,21 @@ class Finished(NamedTuple):
     artifacts: Mapping[str, Artifact]
     done: float
     python: str
+
+
+class AttemptRecord(NamedTuple):
+    """All that the tables hold of an attempt, to be written elsewhere; the names of flow and run are said apart.
+
+    ``artifacts`` are rows as in ``StoredArtifacts.rows``, in the order saved; () if it is not done.
+    """
+
+    step: str
+    task: str
+    number: int
+    started: float | None
+    done: float | None
+    python: str | None
+    artifacts: tuple[tuple[Any, ...], ...]
 
 
 class Tasks:
@@ -173,6 +211,7 @@ class Tasks:
             attempt, _, was_done = attempt_id(connection, task, number)
             if was_done is not None:
                 connection.execute(DELETE_ARTIFACTS, (attempt,))
+                connection.execute(DELETE_STUBS, (attempt,))
             if finished is None:
                 digest = digest_of(*task, number, started, None, None, None)
                 connection.execute(FINISH_ATTEMPT, (None, None, None, digest, attempt))
@@ -228,15 +267,72 @@ class Tasks:
     def find_run(self, flow_name: str, run_name: str, steps: Sequence[str] | None) -> list[Attempt]:
         """Return the attempts of a run (of those steps), in the order in which they first appeared."""
         if steps is None:
-            rows = self._database.query(SELECT_RUN_ATTEMPTS, (flow_name, run_name))
+            rows = self._query(SELECT_RUN_ATTEMPTS, (flow_name, run_name))
         else:
-            rows = self._database.query(SELECT_STEP_ATTEMPTS, (flow_name, run_name, json.dumps(list(steps))))
+            rows = self._query(SELECT_STEP_ATTEMPTS, (flow_name, run_name, json.dumps(list(steps))))
         return [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
 
     def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
         """Return the attempts of the tasks, in the order asked and by number; nothing for a task that is not there."""
-        rows = self._database.query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
+        rows = self._query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
         return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
+
+    def records(self, flow_name: str, run_name: str, steps: Sequence[str] | None = None) -> list[AttemptRecord]:
+        """Return the attempts of a run (of those steps) with the rows of their artifacts, checked."""
+        attempts = self.find_run(flow_name, run_name, steps)
+        done = [attempt for attempt in attempts if attempt.done is not None]
+        rows: dict[int, tuple[tuple[Any, ...], ...]] = {}
+        for start in range(0, len(done), ATTEMPTS_AT_ONCE):
+            some = done[start : start + ATTEMPTS_AT_ONCE]
+            found = self.artifacts(some)
+            rows |= {each.reference[0]: tuple(map(tuple, one.rows)) for each, one in zip(some, found, strict=True)}
+        return [
+            AttemptRecord(
+                step=each.task.step_name,
+                task=each.task.task_id,
+                number=each.number,
+                started=each.started,
+                done=each.done,
+                python=each.python,
+                artifacts=rows.get(each.reference[0], ()),
+            )
+            for each in attempts
+        ]
+
+    def insert(
+        self, connection: apsw.Connection, flow_name: str, run_name: str, records: Iterable[AttemptRecord]
+    ) -> None:
+        """Write attempts that are not there, in a transaction of the caller.
+
+        An artifact whose blob is not in this file becomes a stub. Raises RunExists for an attempt that is there.
+        """
+        run = run_id(connection, flow_name, run_name, create=True)
+        for record in records:
+            of = (record.step, record.task, record.number)
+            artifacts_digest = None if record.done is None else digest_of(*record.artifacts)
+            values = (record.started, record.done, record.python, artifacts_digest)
+            digest = digest_of(flow_name, run_name, *of, *values)
+            try:
+                connection.execute(INSERT_DONE_ATTEMPT, (run, *of, *values, digest))
+            except apsw.ConstraintError as error:
+                raise RunExists(f"Run {flow_name}/{run_name} came from somewhere else meanwhile; try again.") from error
+            attempt = connection.last_insert_rowid()
+            for position, (name, key, *rest) in enumerate(record.artifacts):
+                blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
+                statement, stored = (INSERT_STUB, key) if blob is None else (INSERT_ARTIFACT, blob[0])
+                connection.execute(statement, (attempt, name, position, stored, *rest))
+            release(connection, (row[1] for row in record.artifacts))
+
+    def fill_stubs(self, connection: apsw.Connection) -> None:
+        """Make the stubs whose blobs have come artifacts again, in a transaction of the caller."""
+        connection.execute(FILL_STUBS)
+        connection.execute(DELETE_FILLED_STUBS)
+
+    def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return the rows of attempts, also from a file of an old format that can only be read."""
+        if self._database.format < 3:  # noqa: PLR2004
+            statement = statement.replace(_ORIGIN, _ORIGIN_BEFORE_FORMAT_3)
+        return self._database.query(statement, bindings)
 
     def names(self, flow_name: str, run_name: str, step_name: str | None = None) -> list[tuple[str, str]]:
         """Return (step, task) of each task of a run, or of a step of it, from the index alone."""
@@ -255,11 +351,21 @@ class Tasks:
         for attempt, fields in zip(attempts, rows, strict=True):
             attempt_row, artifacts_digest, digest = attempt.reference
             if digest_of(*fields) != artifacts_digest:
+                fields = self._with_stubs(attempt_row, fields)  # noqa: PLW2901 - the same, completed
+            if digest_of(*fields) != artifacts_digest:
                 if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
                     raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
                 raise self._damaged(attempt.task, attempt.number, "its artifact rows")
             artifacts.append(StoredArtifacts(fields))
         return artifacts
+
+    def _with_stubs(self, attempt_row: int, fields: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return the rows of artifacts with those that an export left out, in the order saved."""
+        if self._database.format < 3:  # noqa: PLR2004
+            return fields
+        stubs = self._database.query(SELECT_STUBS, (attempt_row,))
+        positions = dict(self._database.query(SELECT_POSITIONS, (attempt_row,))) | {row[0]: row[-1] for row in stubs}
+        return sorted([*fields, *(row[:-1] for row in stubs)], key=lambda row: positions.get(row[0], 0))
 
     def flows(self) -> list[str]:
         """Return the names of all flows, sorted."""
@@ -270,10 +376,10 @@ class Tasks:
         return [name for (name,) in self._database.query(SELECT_RUNS, (flow_name,))]
 
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
-        number, started, done, python, artifacts_digest, digest, row_id = row
+        number, started, done, python, artifacts_digest, digest, row_id, origin = row
         if digest_of(*task, number, started, done, python, artifacts_digest) != digest:
             raise self._damaged(task, number, "the fields of its row")
-        return Attempt(task, number, started, done, python, (row_id, artifacts_digest, digest))
+        return Attempt(task, number, started, done, python, (row_id, artifacts_digest, digest), origin)
 
     def _damaged(self, task: TaskAddress, number: int, what: str) -> Damaged:
         return Damaged(

@@ -25,7 +25,9 @@ FLOORS = [
     ["chunk_stream"],
     ["blobs"],
     ["tasks"],
-    ["task_records", "files", "registrations"],
+    ["task_records", "files", "registrations", "trust"],
+    ["trash"],
+    ["tables"],
     ["storage"],
     ["content_addressed_store", "artifact_lookup"],
     ["task_datastore"],
@@ -33,7 +35,7 @@ FLOORS = [
     ["flow_datastore"],
     ["datastore_set", "inputs"],
     ["api"],
-    ["maintenance"],
+    ["maintenance", "archive"],
     ["cli", "testing", "metaflow"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -62,6 +64,8 @@ KNOWS_SQL = {
     "task_records",
     "files",
     "registrations",
+    "trust",
+    "trash",
     "maintenance",
 }
 

@@ -56,6 +56,11 @@ class Info(NamedTuple):
     counts: Counts
 
 
+def identity(database: Database) -> str:
+    """Return the uuid of the store."""
+    return str(database.query(SELECT_STORE)[0][0])
+
+
 def info(database: Database) -> Info:
     """Return the facts about an open store, in one snapshot."""
     with database.read() as connection:

@@ -35,6 +35,8 @@ class Objects:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._runs: dict[tuple[str, str], RegisteredRun | None] = {}
+        self._untrusted: dict[str, bool] = {}
+        """By the pathspec of a run."""
         self._listed: dict[tuple[str, ...], dict[str, int]] = {}
         """The tasks of each step in the order listed, with their positions."""
         self._tasks: dict[TaskAddress, _Known] = {}
@@ -152,7 +154,16 @@ class Objects:
         held = known.held.get(number, {}) if number is not None else {}
         others = [each for each in (held if name is None else [name]) if each in held and each not in registered]
         things += [common | self._described_artifact(known.as_registered(number or 0, each)) for each in others]
+        if self._is_untrusted(task):
+            for thing in things:
+                thing["content_type"] = encoding_for_metaflow(str(thing["content_type"]), "/".join(task[:2]))
         return things
+
+    def _is_untrusted(self, task: TaskAddress) -> bool:
+        run = "/".join(task[:2])
+        if run not in self._untrusted:
+            self._untrusted[run] = self._store.trust.origin(*task[:2]) is not None
+        return self._untrusted[run]
 
     def _described_artifact(self, artifact: RegisteredArtifact) -> Thing:
         here = artifact.location == f":root:{HERE}"

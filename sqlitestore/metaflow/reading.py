@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlitestore import layout
 from sqlitestore.artifact_lookup import ArtifactsTogether
 from sqlitestore.blobs import BlobReader
+from sqlitestore.errors import BlobLeftOut
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace, Place
 from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
@@ -28,6 +29,15 @@ TOGETHER = 900
 
 BLOCK = 2**20
 """[bytes] Copied at a time."""
+
+
+def explain_missing(store: Store, path: str) -> None:
+    """Raise BlobLeftOut if the blob at ``path`` is one that an export left out."""
+    place = layout.place_of(path)
+    if isinstance(place, BlobPlace):
+        error = store.blobs.missing(place.key)
+        if isinstance(error, BlobLeftOut):
+            raise error
 
 
 class Found(NamedTuple):
@@ -167,7 +177,8 @@ def _marker(attempt: Attempt, name: str, together: ArtifactsTogether) -> Callabl
 
     def data() -> bytes:
         artifacts: Mapping[str, Artifact] = together.artifacts(attempt)
-        return layout.data_document(attempt.number, layout.DataDocument(artifacts, python), TYPE)
+        untrusted = None if attempt.origin is None else "/".join(attempt.task[:2])
+        return layout.data_document(attempt.number, layout.DataDocument(artifacts, python), TYPE, untrusted)
 
     return data
 

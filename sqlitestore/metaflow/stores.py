@@ -9,28 +9,17 @@ from __future__ import annotations
 import os
 import threading
 
-from sqlitestore.blobs import Blobs
 from sqlitestore.database import Database
 from sqlitestore.errors import StoreClosed
-from sqlitestore.files import Data, Files
-from sqlitestore.registrations import Registrations
-from sqlitestore.task_records import Logs, TaskMetadata
-from sqlitestore.tasks import Tasks
+from sqlitestore.tables import Tables
 
 
-class Store:
+class Store(Tables):
     """The tables of one file, for the plug-in."""
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
-        self.database = Database(path, create=create)
-        self.blobs = Blobs(self.database)
-        self.data = Data(self.database)
-        self.tasks = Tasks(self.database)
-        self.metadata = TaskMetadata(self.database)
-        self.logs = Logs(self.database, self.blobs)
-        self.files = Files(self.database, self.blobs)
-        self.registrations = Registrations(self.database)
+        super().__init__(Database(path, create=create))
         self._identity = _identity(path)
         self.of_thread = threading.local()
         """For whoever keeps something for as long as the store is open, each thread its own."""

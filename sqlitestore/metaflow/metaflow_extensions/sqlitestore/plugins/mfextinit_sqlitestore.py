@@ -8,4 +8,7 @@ ENVIRONMENTS_DESC = [
     ("conda", ".environments.SQLiteCondaEnvironment"),
     ("pypi", ".environments.SQLitePyPIEnvironment"),
 ]
-ARTIFACT_SERIALIZERS_DESC = [("sqlitestore-pickle", ".serializers.SQLitePickleSerializer")]
+ARTIFACT_SERIALIZERS_DESC = [
+    ("sqlitestore-untrusted", ".serializers.UntrustedDeserializer"),
+    ("sqlitestore-pickle", ".serializers.SQLitePickleSerializer"),
+]

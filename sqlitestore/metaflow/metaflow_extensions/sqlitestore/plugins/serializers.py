@@ -79,3 +79,34 @@ def _information(obj: Any) -> dict[str, Any]:
         if described := preview.describe(obj):
             return {"source": layout.PREVIEWER, "preview": described}
     return {"source": "metaflow"}
+
+
+class UntrustedDeserializer(PickleSerializer):
+    """Claims the artifacts of runs that came from somebody else, and refuses to unpickle them.
+
+    ``sqlitestore.layout`` gives them the encoding by which they are known.
+    """
+
+    TYPE = "sqlitestore-untrusted"
+    PRIORITY = PickleSerializer.PRIORITY - 2
+
+    @classmethod
+    def can_serialize(cls, obj: Any) -> bool:
+        """Return False: nothing is written so."""
+        del obj
+        return False
+
+    @classmethod
+    def can_deserialize(cls, metadata: Any) -> bool:
+        """Return whether the artifact belongs to an untrusted run."""
+        return str(metadata.encoding).startswith("untrusted run ")
+
+    @classmethod
+    def deserialize(cls, data: Any, metadata: Any = None, format: Any = "storage") -> Any:  # noqa: A002 - Metaflow's name
+        """Raise an error that says how to trust the run."""
+        del data, format
+        with as_metaflow():
+            from sqlitestore import layout
+            from sqlitestore.errors import Untrusted
+
+            raise Untrusted(layout.how_to_trust("The artifact", str(metadata.encoding)))

@@ -121,10 +121,19 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         files = HandedOutFiles()
         return CloseAfterUse(self._handed_out(list(keys), files), closer=files)
 
+    def _explain_missing(self, path: str) -> None:
+        from sqlitestore.metaflow.reading import explain_missing
+
+        root = self._root()
+        store = self._store(root)
+        if store is not None and not root.folder:
+            explain_missing(store, path)
+
     def _handed_out(self, paths: Sequence[str], files: Any) -> Iterator[tuple[str, str | None, dict[str, Any] | None]]:
         with as_metaflow():
             for path, found in zip(paths, self._find(paths), strict=True):
                 if found is None:
+                    self._explain_missing(path)
                     yield path, None, None
                 else:
                     yield path, files.make(found.blocks()), found.metadata

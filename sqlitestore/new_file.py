@@ -1,0 +1,103 @@
+"""Making a file that has its name only when it is whole, and never replaces another.
+
+It is made under a hidden name beside its own, so that giving it the name moves no bytes. What a killed process left
+under such a name is removed by the next one that makes the same file: a lock tells whether somebody is still at it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlitestore.errors import InvalidInput, StoreMissing
+
+PARTIAL = ".partial"
+
+
+class FileExists(InvalidInput, FileExistsError):
+    """There is a file of that name already, and nothing here replaces it."""
+
+    kind = "file_exists"
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[str]:
+    """Yield the temporary path of an empty file, which is called ``path`` after the block, and on the disk.
+
+    If the block raises, or is interrupted, no file is left. Raises FileExists, before and after it, and StoreMissing if
+    there is no folder for it.
+    """
+    folder, name = os.path.split(path)
+    if os.path.lexists(path):
+        raise _exists(path)
+    if not os.path.isdir(folder or "."):
+        raise StoreMissing(f"There is no folder {folder} to make {name} in; make it, or give another path.")
+    _remove_abandoned(folder or ".", name)
+    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
+    lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        _lock(lock)
+        yield temporary
+        _sync(temporary)
+        _name(temporary, path)
+        _sync(folder or ".")
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                os.unlink(temporary + suffix)
+        os.close(lock)
+
+
+def _exists(path: str) -> FileExists:
+    return FileExists(f"{path} is there already, and is not replaced; give another name, or remove it.")
+
+
+def _name(temporary: str, path: str) -> None:
+    """Give the file its name unless somebody took that meanwhile; a link tells, where file systems have them."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:
+        if os.path.lexists(path):
+            raise _exists(path) from None
+        os.rename(temporary, path)
+
+
+def _sync(path: str) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    with suppress(OSError):  # not every system opens folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock the file for as long as this process has it open; False if another has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: what was left stays
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(folder: str, name: str) -> None:
+    for found in os.listdir(folder):
+        if not (found.startswith(f".{name[:100]}.") and found.endswith(PARTIAL)):
+            continue
+        path = os.path.join(folder, found)
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
