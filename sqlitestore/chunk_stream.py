@@ -19,7 +19,7 @@ from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
-from sqlitestore.holds import hold
+from sqlitestore.holds import ON_ITS_WAY, hold, hold_at_least_once, release
 from sqlitestore.model import Buffer
 
 BATCH = 16 * 2**20
@@ -49,6 +49,7 @@ class ChunkStream:
         self._rows: list[tuple[bytes, int, int, Buffer]] = []
         self._bytes = 0
         self._inserted: list[int] = []
+        self._is_announced = False
 
     def write(self, view: memoryview) -> None:
         """Take bytes, which may change again after the call."""
@@ -108,6 +109,7 @@ class ChunkStream:
         found: dict[bytes, int] = {}
         inserted = []
         with self._database.write() as connection:
+            self._announce(connection)
             for row in self._rows:
                 connection.execute(INSERT_CHUNK, row)
                 if connection.changes():
@@ -121,6 +123,19 @@ class ChunkStream:
             for position in positions:
                 self._order[position] = chunk_id
         self._waiting, self._rows, self._bytes = {}, [], 0
+
+    def _announce(self, connection: apsw.Connection) -> None:
+        """Say that chunks without a blob are none that a crash left (see ``holds.ON_ITS_WAY``)."""
+        if self._is_announced:
+            hold_at_least_once(connection, [ON_ITS_WAY])
+        else:
+            hold(connection, {ON_ITS_WAY: 1})
+            self._is_announced = True
+
+    def _arrive(self, connection: apsw.Connection) -> None:
+        if self._is_announced:
+            release(connection, [ON_ITS_WAY])
+            self._is_announced = False
 
     def insert_blob(self, key: bytes, size: int) -> bool:
         """Write the blob's row and list, False if there is a blob of that key; hold either.
@@ -136,6 +151,7 @@ class ChunkStream:
                 blob_id = connection.last_insert_rowid()
                 rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
                 connection.executemany(INSERT_CHUNK_OF, rows)
+                self._arrive(connection)
         except apsw.ConstraintError as error:
             raise ChunkVanished from error
         return True
@@ -151,6 +167,9 @@ class ChunkStream:
     def undo(self) -> None:
         """Delete the chunks that this stream inserted and nothing references."""
         inserted, self._inserted = self._inserted, []
+        if self._is_announced:
+            with self._database.write() as connection:
+                self._arrive(connection)
         for start in range(0, len(inserted), 1000):
             with self._database.write() as connection:
                 connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))

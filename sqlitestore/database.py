@@ -210,6 +210,16 @@ class Database:
                 with self._connections.writers, self._transaction(handle, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
                     yield handle.connection
 
+    def alone(self, work: Callable[[apsw.Connection], object]) -> None:
+        """Run what SQLite takes in no transaction (VACUUM, a checkpoint); never inside of one."""
+        handle = self._connections.handle()
+        with handle.lock, self._connections.writers:
+            self._connections.check_open()
+            try:
+                work(handle.connection)
+            except apsw.Error as error:
+                raise self._translated(error) from error
+
     @contextmanager
     def _transaction(self, handle: Handle, begin: str, commit: str, rollback: str) -> Iterator[None]:
         connection = handle.connection

@@ -20,6 +20,7 @@
     │   ├── WrongMode (AttributeError) a reader asked to write, or the other way round
     │   ├── StoreClosed
     │   ├── StoreReadOnly
+    │   ├── FileExists (FileExistsError) give another name; nothing is replaced
     │   ├── Untrusted                  a run of somebody else's, before you trust it
     │   └── RunExists                  another run of this name is there
     ├── StoreUnavailable (OSError)     look at the file, the disk or the other processes
@@ -153,6 +154,12 @@ class StoreReadOnly(Refused):
     """A write to a file or folder that can only be read."""
 
     kind = "store_read_only"
+
+
+class FileExists(Refused, FileExistsError):
+    """There is a file of that name already."""
+
+    kind = "file_exists"
 
 
 class Untrusted(Refused):

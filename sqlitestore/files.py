@@ -29,6 +29,8 @@ HAS_BLOB = "SELECT 1 FROM blob WHERE key = ?"
 KEEP_DATA = """INSERT INTO data(flow, blob) SELECT f.id, b.id FROM flow AS f, blob AS b WHERE f.name = ? AND b.key = ?
  ON CONFLICT DO NOTHING"""
 
+DROP_DATA = """DELETE FROM data WHERE flow = (SELECT id FROM flow WHERE name = ?)
+ AND blob = (SELECT id FROM blob WHERE key = ?)"""
 SELECT_KEPT = """SELECT asked.value FROM json_each(?2) AS asked JOIN blob AS b ON b.key = unhex(asked.value)
  JOIN data AS d ON d.blob = b.id JOIN flow AS f ON f.id = d.flow WHERE f.name = ?1"""
 SELECT_ALL_KEPT = """SELECT lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
@@ -122,6 +124,11 @@ class Data:
         if keys is None:
             return [key for (key,) in self._database.query(SELECT_ALL_KEPT, (flow_name,))]
         return [key for (key,) in self._database.query(SELECT_KEPT, (flow_name, json.dumps(list(keys))))]
+
+    def drop(self, flow_name: str, keys: Iterable[str]) -> None:
+        """Let go of blobs that were kept for the flow; they go when the file is pruned, unless something needs them."""
+        with self._database.write() as connection:
+            connection.executemany(DROP_DATA, ((flow_name, key_of(key)) for key in keys))
 
     def keep(self, flow_name: str, keys: Iterable[str]) -> None:
         """Make the blobs roots of the flow, all in one transaction."""

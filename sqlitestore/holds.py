@@ -13,6 +13,12 @@ from collections.abc import Iterable, Mapping
 
 import apsw
 
+ON_ITS_WAY = b""
+"""In the place of a key: a large blob is being put, whose chunks nothing references until it is whole."""
+
+LONGEST_WAY = 3600.0
+"""How long after its latest chunks a large blob counts as on its way [s]."""
+
 LONGEST_HOLD = 7 * 86400.0
 """How long after the latest put a blob is held for a writer that never came back [s]."""
 

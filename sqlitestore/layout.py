@@ -129,6 +129,19 @@ CARDS, INCLUDED = "mf.cards", "mf.datatools"
 _CARDS_OF = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/(?:steps/([^/]+)/)?tasks/([^/]+)/").match
 
 
+INCLUDED_FILE = "<class 'metaflow.includefile.IncludedFile'>"
+LARGEST_DESCRIPTOR = 64 * 1024
+DESCRIPTORS = (INCLUDED_FILE, LARGEST_DESCRIPTOR)
+"""The type of an artifact that names an included file, and the largest size [bytes] of one that is looked at."""
+
+_INCLUDED_PATH = re.compile(rf"{re.escape(INCLUDED)}/[^\x00-\x1f/\\]{{1,255}}/[0-9a-f]{{40}}".encode())
+
+
+def included_paths(descriptor: bytes) -> list[str]:
+    """Return the paths of included files that the pickle of an IncludedFile names, without unpickling it."""
+    return [path.decode("utf-8", "replace") for path in _INCLUDED_PATH.findall(descriptor)]
+
+
 def folders_of_run(flow_name: str, run_id: str) -> list[str]:
     """Return the folders that the files of a run are in."""
     return [f"{flow_name}/{run_id}", f"{CARDS}/{flow_name}/runs/{run_id}"]

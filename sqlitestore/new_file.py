@@ -11,26 +11,20 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sqlitestore.errors import InvalidInput, StoreMissing
+from sqlitestore.errors import FileExists, StoreMissing
 
 PARTIAL = ".partial"
 
 
-class FileExists(InvalidInput, FileExistsError):
-    """There is a file of that name already, and nothing here replaces it."""
-
-    kind = "file_exists"
-
-
 @contextmanager
-def new_file(path: str) -> Iterator[str]:
+def new_file(path: str, *, replace: bool = False) -> Iterator[str]:
     """Yield the temporary path of an empty file, which is called ``path`` after the block, and on the disk.
 
-    If the block raises, or is interrupted, no file is left. Raises FileExists, before and after it, and StoreMissing if
-    there is no folder for it.
+    If the block raises, or is interrupted, no file is left. Raises FileExists, before and after it (not with
+    ``replace``: then an old file is there until the new one is whole), and StoreMissing if there is no folder for it.
     """
     folder, name = os.path.split(path)
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not replace:
         raise _exists(path)
     if not os.path.isdir(folder or "."):
         raise StoreMissing(f"There is no folder {folder} to make {name} in; make it, or give another path.")
@@ -41,7 +35,10 @@ def new_file(path: str) -> Iterator[str]:
         _lock(lock)
         yield temporary
         _sync(temporary)
-        _name(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _name(temporary, path)
         _sync(folder or ".")
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):

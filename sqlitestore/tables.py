@@ -11,6 +11,7 @@ from sqlitestore.files import Data, Files
 from sqlitestore.registrations import Registrations
 from sqlitestore.task_records import Logs, TaskMetadata
 from sqlitestore.tasks import Tasks
+from sqlitestore.trash import Trash
 from sqlitestore.trust import Trust
 
 
@@ -27,6 +28,7 @@ class Tables:
         self.files = Files(database, self.blobs)
         self.registrations = Registrations(database)
         self.trust = Trust(database)
+        self.trash = Trash(database)
 
 
 def tables_of(store: Any) -> Tables:

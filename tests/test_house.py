@@ -16,6 +16,7 @@ ROOT = Path(sqlitestore.__file__).parent
 # Lowest floor first: a module imports modules of lower floors, and of its own floor where this names the order.
 FLOORS = [
     ["errors", "progress", "forking", "mflog"],
+    ["new_file"],
     ["model"],
     ["mounts", "location", "connections", "schema"],
     ["database"],
@@ -35,7 +36,8 @@ FLOORS = [
     ["flow_datastore"],
     ["datastore_set", "inputs"],
     ["api"],
-    ["maintenance", "archive"],
+    ["maintenance"],
+    ["archive"],
     ["cli", "testing", "metaflow"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

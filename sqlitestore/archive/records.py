@@ -7,7 +7,6 @@ everywhere. They are checked when they are read; their blobs are copied apart fr
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -21,11 +20,6 @@ from sqlitestore.tables import Tables
 from sqlitestore.task_records import LogRecord, MetadataRecord
 from sqlitestore.tasks import AttemptRecord, run_id
 from sqlitestore.trust import distrust
-
-INCLUDED_FILE = "<class 'metaflow.includefile.IncludedFile'>"
-INCLUDED_PATH = re.compile(rb"mf\.datatools/[^\x00-\x1f/\\]{1,255}/[0-9a-f]{40}")
-LARGEST_DESCRIPTOR = 64 * 1024
-"""[bytes] Of the pickle of an included file, which names the file itself."""
 
 CODE_PACKAGE = "code-package"
 
@@ -167,11 +161,10 @@ def _included(tables: Tables, attempts: Iterable[AttemptRecord]) -> list[str]:
         key.hex()
         for each in attempts
         for _, key, size, kind, *_ in each.artifacts
-        if kind == INCLUDED_FILE and size <= LARGEST_DESCRIPTOR
+        if kind == layout.INCLUDED_FILE and size <= layout.LARGEST_DESCRIPTOR
     }
     there = [key for key, found in zip(sorted(keys), tables.blobs.has(sorted(keys)), strict=True) if found]
-    found = (INCLUDED_PATH.findall(blob) for _, blob in tables.blobs.load(there))
-    return sorted({path.decode("utf-8", "replace") for paths in found for path in paths})
+    return sorted({path for _, blob in tables.blobs.load(there) for path in layout.included_paths(blob)})
 
 
 def code_packages(registered: Registered) -> set[str]:

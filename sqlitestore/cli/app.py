@@ -12,14 +12,19 @@ from typing import Any
 
 import click
 
+from sqlitestore.cli.compact import compact
 from sqlitestore.cli.completion import complete_file
 from sqlitestore.cli.du import du
+from sqlitestore.cli.export import export
 from sqlitestore.cli.get import get
 from sqlitestore.cli.info import info
 from sqlitestore.cli.logs import logs
 from sqlitestore.cli.ls import ls
+from sqlitestore.cli.merge import import_
+from sqlitestore.cli.prune import prune, restore
 from sqlitestore.cli.show import show
 from sqlitestore.cli.text import clean
+from sqlitestore.cli.trust import trust
 from sqlitestore.errors import DataException
 
 INTERRUPTED = 130
@@ -86,7 +91,7 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info):
+for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact):
     application.add_command(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -32,15 +33,30 @@ attempt_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and stop there.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; stop unless the answer is yes. In a pipe nobody answers: --yes it must be."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError("Nobody is there to be asked: give --yes to do it, or --dry-run to see what it is.")
+    if not click.confirm(question, err=True):
+        click.echo("Nothing was changed.", err=True)
+        raise click.exceptions.Exit(0)
+
+
 @contextmanager
-def opened() -> Iterator[SQLiteStorage]:
-    """Open the store that ``--file`` names (or the default one), never making a file, and close it afterwards."""
+def opened(*, create: bool = False) -> Iterator[SQLiteStorage]:
+    """Open the store that ``--file`` names (or the default one), and close it afterwards; ``create`` makes the file."""
     from sqlitestore.errors import StoreMissing
     from sqlitestore.storage import SQLiteStorage
 
     file = click.get_current_context().find_root().params.get("file")
     try:
-        storage = SQLiteStorage(file, create=False)
+        storage = SQLiteStorage(file, create=create)
     except StoreMissing as error:
         if file is not None:
             raise

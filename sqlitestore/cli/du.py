@@ -35,8 +35,8 @@ def du(pathspec: str | None, as_json: bool) -> None:
         place = lookup.find(storage, pathspec, ("store", "flow", "run"))
         found = usage(storage.database, TerminalProgress())
         path = storage.datastore_root
-    users = [*found.runs, *found.data, *([found.files] if found.files else [])]
-    rows = [_row(user) for user in users if _inside(user, place.names)]
+    users = [*found.runs, *found.trash, *found.data, *([found.files] if found.files else [])]
+    rows = [_row(user, trashed=user in found.trash) for user in users if _inside(user, place.names)]
     totals = _totals(found)
     if as_json:
         output.print_json({"file": path, "pathspec": place.pathspec, "users": rows, "totals": totals})
@@ -58,12 +58,13 @@ def _inside(user: User, names: tuple[str, ...]) -> bool:
     return (user.flow_name, user.run_id)[: len(names)] == names
 
 
-def _row(user: User) -> dict[str, Any]:
+def _row(user: User, *, trashed: bool) -> dict[str, Any]:
     kind = "run" if user.run_id is not None else "data" if user.flow_name is not None else "files"
+    kind = "trash" if trashed else kind
     return {
         "kind": kind,
         "flow": user.flow_name or "",
-        "run": user.run_id if user.run_id is not None else {"data": "(save_data)", "files": "(named files)"}[kind],
+        "run": _NAMES[kind].format(user.run_id),
         "artifacts": user.artifacts,
         "logical": user.logical,
         "own": user.own,
@@ -71,15 +72,20 @@ def _row(user: User) -> dict[str, Any]:
     }
 
 
+_NAMES = {"run": "{}", "trash": "{} (trash)", "data": "(save_data)", "files": "(named files)"}
+
 _TITLES = {
     "logical": "logical: all in full",
     "unique": "unique: each piece once",
     "stored": "stored: compressed",
     "saved_by_dedup": "saved by dedup",
     "saved_by_compression": "saved by compression",
-    "unreferenced": "unreferenced: prune takes it",
+    "trash": "trash: prune --purge frees it",
+    "unreferenced": "unreferenced: compact frees it",
     "records": "records and indexes",
     "free": "free pages",
+    "comes_back": "comes back by compact",
+    "comes_back_with_trash": "by compact --purge",
     "file_size": "file",
 }
 
@@ -91,9 +97,12 @@ def _totals(found: Usage) -> dict[str, int]:
         "stored": found.stored,
         "saved_by_dedup": found.logical - found.unique,
         "saved_by_compression": found.unique - found.stored,
+        "trash": found.trashed,
         "unreferenced": found.unreferenced,
         "records": found.records,
         "free": found.free,
+        "comes_back": found.comes_back,
+        "comes_back_with_trash": found.comes_back + found.trashed,
         "file_size": found.file,
     }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pprint
-import secrets
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -25,9 +23,18 @@ BLOCK = 2**20
 @click.option("-o", "--output", "target", metavar="FILE", help="Write to FILE (default, and '-': stdout).")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option("--print", "show_value", is_flag=True, help="Unpickle the artifact, and print its value.")
+@click.option("--trust", is_flag=True, help="Unpickle it though its run came from somebody else, this time.")
 @attempt_option
 @json_option
-def get(pathspec: str, target: str | None, force: bool, show_value: bool, attempt: int | None, as_json: bool) -> None:
+def get(
+    pathspec: str,
+    target: str | None,
+    force: bool,
+    show_value: bool,
+    trust: bool,
+    attempt: int | None,
+    as_json: bool,
+) -> None:
     """Get an artifact: its serialized bytes (as a rule a pickle), checked while they are read.
 
     With --print the artifact is unpickled and its value printed. Unpickling runs whatever code the pickle names: do
@@ -55,7 +62,7 @@ def get(pathspec: str, target: str | None, force: bool, show_value: bool, attemp
             "encoding": artifact.encoding,
         }
         if show_value:
-            value = _value(storage, found, place.names[4])
+            value = _value(storage, found, place.names[4], trust=trust)
         elif target is None:
             _copy(storage, place.names[0], artifact, output.binary_stdout())
         else:
@@ -99,6 +106,9 @@ def _copy(storage: SQLiteStorage, flow_name: str, artifact: Artifact, file: Bina
 
 def _write(storage: SQLiteStorage, flow_name: str, artifact: Artifact, target: str, *, force: bool) -> None:
     """Write an artifact's bytes to a new file, which has its name only when it is whole."""
+    from sqlitestore.errors import FileExists
+    from sqlitestore.new_file import new_file
+
     if os.path.isdir(target):
         raise click.ClickException(f"{target} is a folder; give the name of a file in it.")
     if os.path.lexists(target) and not force:
@@ -106,42 +116,25 @@ def _write(storage: SQLiteStorage, flow_name: str, artifact: Artifact, target: s
     store = storage.datastore_root
     if os.path.realpath(target) in {os.path.realpath(store + suffix) for suffix in ("", "-wal", "-shm", "-journal")}:
         raise click.ClickException(f"{target} belongs to the store itself; give another file.")
-    temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:100]}.{secrets.token_hex(4)}")
     try:
-        with open(temporary, "xb") as file:
+        with new_file(os.path.abspath(target), replace=force) as temporary, open(temporary, "wb") as file:
             _copy(storage, flow_name, artifact, file)
-        if force:
-            os.replace(temporary, target)
-        else:
-            _rename_to_new(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _rename_to_new(temporary: str, target: str) -> None:
-    """Give the file its name unless somebody took that meanwhile; a link tells, where file systems have them."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
+    except FileExists:
         raise _exists(target) from None
-    except OSError:
-        if os.path.lexists(target):
-            raise _exists(target) from None
-        os.rename(temporary, target)
 
 
 def _exists(target: str) -> click.ClickException:
     return click.ClickException(f"{target} is there already; --force replaces it.")
 
 
-def _value(storage: SQLiteStorage, attempt: Attempt, name: str) -> Any:
+def _value(storage: SQLiteStorage, attempt: Attempt, name: str, *, trust: bool) -> Any:
     """Return the unpickled artifact; whatever its pickle raises becomes a message."""
     from sqlitestore.cli.text import clean
     from sqlitestore.errors import DataException
     from sqlitestore.flow_datastore import FlowDataStore
 
-    flow = FlowDataStore(attempt.task.flow_name, storage_impl=lambda _: storage, ds_root=storage.datastore_root)
+    root = storage.datastore_root
+    flow = FlowDataStore(attempt.task.flow_name, storage_impl=lambda _: storage, ds_root=root, trust=trust)
     task = flow.get_task_datastore(*attempt.task[1:], attempt=attempt.number)
     try:
         return task[name]

@@ -22,7 +22,10 @@ from sqlitestore.errors import Damaged
 from sqlitestore.progress import SILENT, Progress
 
 COUNT_WORK = "SELECT (SELECT COUNT(*) FROM blob) + (SELECT COUNT(*) FROM chunk)"
-SELECT_OF_RUNS = "SELECT r.id, f.name, r.name FROM run AS r JOIN flow AS f ON f.id = r.flow ORDER BY f.name, r.id"
+SELECT_OF_RUNS = """SELECT r.id, f.name, COALESCE(t.name, r.name), t.run IS NOT NULL FROM run AS r
+ JOIN flow AS f ON f.id = r.flow LEFT JOIN trash AS t ON t.run = r.id ORDER BY f.name, r.id"""
+SELECT_OF_RUNS_BEFORE_FORMAT_3 = """SELECT r.id, f.name, r.name, 0 FROM run AS r
+ JOIN flow AS f ON f.id = r.flow ORDER BY f.name, r.id"""
 SELECT_OF_FLOWS = "SELECT -id, name FROM flow WHERE id IN (SELECT flow FROM data) ORDER BY name"
 SELECT_BLOB_SIZES = "SELECT id, size, length(bytes) FROM blob ORDER BY id"
 # Each branch comes out of its index in this order, so SQLite merges them without sorting. CROSS JOIN fixes the order.
@@ -32,7 +35,8 @@ SELECT_USES = """SELECT x.blob AS blob, a.run AS user, 1 AS artifact
  UNION ALL SELECT l.blob, a.run, 0 FROM log AS l INDEXED BY log_by_blob CROSS JOIN attempt AS a ON a.id = l.attempt
  UNION ALL SELECT blob, -flow, 0 FROM data
  UNION ALL SELECT blob, 0, 0 FROM file INDEXED BY file_by_blob
- ORDER BY blob"""
+ {trashed} ORDER BY blob"""
+TRASHED = "UNION ALL SELECT blob, run, 0 FROM trashed_file INDEXED BY trashed_file_by_blob"
 SELECT_CHUNK_SIZES = """SELECT c.size, length(c.bytes),
  (SELECT group_concat(DISTINCT p.blob) FROM blob_chunk AS p WHERE p.chunk = c.id) FROM chunk AS c ORDER BY c.id"""
 
@@ -64,20 +68,27 @@ class User(NamedTuple):
 class Usage(NamedTuple):
     """What the file's bytes are for; everything in [bytes].
 
-    ``logical`` >= ``unique`` (each piece once) >= ``stored`` (compressed), all of what somebody uses.
-    ``unreferenced`` is stored and used by nobody. ``free`` pages are kept for later. The rest of ``file`` are
-    names, previews, metadata and indexes.
+    ``logical`` >= ``unique`` (each piece once) >= ``stored`` (compressed), all of what somebody uses; ``trashed`` is
+    what of ``stored`` only runs in the trash use. ``unreferenced`` is stored and used by nobody. ``free`` pages are
+    kept for later. The rest of ``file`` are names, previews, metadata and indexes.
     """
 
     runs: list[User]
+    trash: list[User]
     data: list[User]
     files: User | None
     logical: int
     unique: int
     stored: int
+    trashed: int
     unreferenced: int
     free: int
     file: int
+
+    @property
+    def comes_back(self) -> int:
+        """What ``compact`` gives back to the file system, about."""
+        return self.unreferenced + self.free
 
     @property
     def records(self) -> int:
@@ -87,48 +98,85 @@ class Usage(NamedTuple):
 
 def usage(database: Database, progress: Progress = SILENT) -> Usage:
     """Return who uses what of the file. Raises Damaged where a row refers to one that is not there."""
+    return _counted(database, progress).result()
+
+
+class Sizes:
+    """How large the file would be without runs, for whoever decides how many must go."""
+
+    def __init__(self, database: Database, progress: Progress = SILENT) -> None:
+        self._count = _counted(database, progress)
+        found = self._count.result()
+        self.left = found.file - found.comes_back
+        """[bytes] The file's size, were it compacted now."""
+        self._records = found.records / max(1, sum(self._count.rows.values()))
+        self._users_left = [len(members) for members in self._count.members]
+
+    def remove(self, run: int) -> None:
+        """Take a run away, by the id of its row."""
+        self.left -= int(self._records * self._count.rows.get(run, 0))
+        for number in self._count.sets_of(run):
+            self._users_left[number] -= 1
+            if not self._users_left[number]:
+                self.left -= self._count.stored[number]
+
+
+def _counted(database: Database, progress: Progress) -> _Count:
     with database.read() as connection:
-        names = {user: (flow, run) for user, flow, run in connection.execute(SELECT_OF_RUNS)}
+        has_trash = database.format >= 3  # noqa: PLR2004
+        names: dict[int, tuple[str | None, str | None]] = {}
+        trashed: set[int] = set()
+        statement = SELECT_OF_RUNS if has_trash else SELECT_OF_RUNS_BEFORE_FORMAT_3
+        for user, flow, run, is_trashed in connection.execute(statement):
+            names[user] = (flow, run)
+            if is_trashed:
+                trashed.add(user)
         names |= {user: (flow, None) for user, flow in connection.execute(SELECT_OF_FLOWS)}
         names[FILES] = (None, None)
-        count = _Count(database.path, set(names))
+        count = _Count(database.path, names, trashed)
         total: Any = connection.execute(COUNT_WORK).fetchall()[0][0]
         progress.start("Counting", total, "blobs and chunks")
         try:
-            count.blobs(connection, progress)
+            count.blobs(connection, SELECT_USES.format(trashed=TRASHED if has_trash else ""), progress)
             count.chunks(connection, progress)
         finally:
             progress.finish()
-        page_size = int(connection.pragma("page_size"))
-        free, pages = int(connection.pragma("freelist_count")), int(connection.pragma("page_count"))
-    return count.result(names, free=free * page_size, file=pages * page_size)
+        count.page_size = int(connection.pragma("page_size"))
+        count.free_pages, count.pages = int(connection.pragma("freelist_count")), int(connection.pragma("page_count"))
+    return count
 
 
 class _Count:
     """The sums on the way: by set of users, each set known by a number; set 0 is nobody."""
 
-    def __init__(self, path: str, users: set[int]) -> None:
+    def __init__(self, path: str, names: dict[int, tuple[str | None, str | None]], trashed: set[int]) -> None:
         self._path = path
-        self._users = users
+        self._names = names
+        self._trashed = trashed
+        self.page_size = self.free_pages = self.pages = 0
+        self.rows: dict[int, int] = {}
+        """How many artifacts, logs and files refer to a blob, by user."""
         self._sets: dict[frozenset[int], int] = {frozenset(): 0}
-        self._members: list[frozenset[int]] = [frozenset()]
+        self.members: list[frozenset[int]] = [frozenset()]
         self._unique = [0]
-        self._stored = [0]
+        self.stored = [0]
         self._large = array("q")
         """The ids of the blobs made of chunks, ascending."""
         self._set_of_large = array("q")
+        self._by_user: dict[int, list[int]] = {}
         self._logical: dict[int, int] = {}
         self._artifacts: dict[int, int] = {}
 
-    def blobs(self, connection: apsw.Connection, progress: Progress) -> None:
+    def blobs(self, connection: apsw.Connection, select_uses: str, progress: Progress) -> None:
         """Go through the blobs and, beside them, through what uses them."""
-        with closing(connection.execute(SELECT_USES)) as uses, closing(connection.execute(SELECT_BLOB_SIZES)) as blobs:
+        with closing(connection.execute(select_uses)) as uses, closing(connection.execute(SELECT_BLOB_SIZES)) as blobs:
             use = next(uses, None)
             for blob, size, stored in _reporting(blobs, progress):
                 users = set()
                 while use is not None and use[0] == blob:
                     user = use[1]
                     users.add(user)
+                    self.rows[user] = self.rows.get(user, 0) + 1
                     self._logical[user] = self._logical.get(user, 0) + size
                     self._artifacts[user] = self._artifacts.get(user, 0) + use[2]
                     use = next(uses, None)
@@ -162,7 +210,7 @@ class _Count:
             if len(numbers) == 1:
                 number = numbers.pop()
             else:
-                number = self._number(frozenset().union(*(self._members[number] for number in numbers)))
+                number = self._number(frozenset().union(*(self.members[number] for number in numbers)))
             self._add(number, size, stored)
         waiting.clear()
 
@@ -175,39 +223,51 @@ class _Count:
     def _number(self, users: frozenset[int]) -> int:
         number = self._sets.get(users)
         if number is None:
-            if unknown := users - self._users:
+            if unknown := users - set(self._names):
                 raise Damaged(f"{self._path} is damaged: something in it belongs to run {min(unknown)}, not there.")
-            number = self._sets[users] = len(self._members)
-            self._members.append(users)
+            number = self._sets[users] = len(self.members)
+            self.members.append(users)
             self._unique.append(0)
-            self._stored.append(0)
+            self.stored.append(0)
         return number
 
     def _add(self, number: int, size: int, stored: int) -> None:
         self._unique[number] += size
-        self._stored[number] += stored
+        self.stored[number] += stored
 
-    def result(self, names: dict[int, tuple[str | None, str | None]], *, free: int, file: int) -> Usage:
+    def sets_of(self, user: int) -> list[int]:
+        """Return the numbers of the sets that a user is in."""
+        if not self._by_user:
+            for number, members in enumerate(self.members):
+                for member in members:
+                    self._by_user.setdefault(member, []).append(number)
+        return self._by_user.get(user, [])
+
+    def result(self) -> Usage:
         """Hand the sums of each set to its members."""
-        own = dict.fromkeys(names, 0)
-        shared = dict.fromkeys(names, 0)
-        for members, stored in zip(self._members, self._stored, strict=True):
+        own = dict.fromkeys(self._names, 0)
+        shared = dict.fromkeys(self._names, 0)
+        trashed = 0
+        for members, stored in zip(self.members, self.stored, strict=True):
             for user in members:
                 (own if len(members) == 1 else shared)[user] += stored
+            trashed += stored if members and members <= self._trashed else 0
         users = {
             user: User(*name, self._artifacts.get(user, 0), self._logical.get(user, 0), own[user], shared[user])
-            for user, name in names.items()
+            for user, name in self._names.items()
         }
         return Usage(
-            runs=[users[user] for user in users if user > 0],
+            runs=[users[user] for user in users if user > 0 and user not in self._trashed],
+            trash=[users[user] for user in users if user in self._trashed],
             data=[users[user] for user in users if user < 0],
             files=users[FILES] if FILES in self._logical else None,
             logical=sum(self._logical.values()),
             unique=sum(self._unique[1:]),
-            stored=sum(self._stored[1:]),
-            unreferenced=self._stored[0],
-            free=free,
-            file=file,
+            stored=sum(self.stored[1:]),
+            trashed=trashed,
+            unreferenced=self.stored[0],
+            free=self.free_pages * self.page_size,
+            file=self.pages * self.page_size,
         )
 
 

@@ -1,0 +1,44 @@
+"""Trusting runs that came from somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sqlitestore.archive.export import select
+from sqlitestore.errors import InvalidPathspec
+from sqlitestore.tables import tables_of
+
+
+class UntrustedRun(NamedTuple):
+    """A run whose artifacts are not unpickled, and where it came from."""
+
+    pathspec: str
+    origin: str
+
+
+def plan_trust(store: Any, pathspecs: Iterable[str] = ()) -> list[UntrustedRun]:
+    """Return the untrusted runs among those that the pathspecs (``Flow`` or ``Flow/run``; none: all) name.
+
+    Raises NotFound for what is not there.
+    """
+    tables = tables_of(store)
+    chosen = select(tables, pathspecs)
+    names = set()
+    for [part, *_] in chosen.runs:
+        if part.step_name is not None:
+            raise InvalidPathspec(f"{part.pathspec} is a part of a run; runs are trusted as a whole.")
+        names.add(part[:2])
+    return [
+        UntrustedRun(f"{flow}/{run}", origin) for flow, run, origin in tables.trust.untrusted() if (flow, run) in names
+    ]
+
+
+def trust_runs(store: Any, pathspecs: Iterable[str] = ()) -> list[UntrustedRun]:
+    """Let the artifacts of these runs be unpickled from now on, by everybody who opens the file; return which."""
+    tables = tables_of(store)
+    runs = plan_trust(store, pathspecs)
+    with tables.database.write():
+        for run in runs:
+            tables.trust.trust(*run.pathspec.split("/"))
+    return runs

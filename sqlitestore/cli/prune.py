@@ -1,0 +1,202 @@
+"""``sqlitestore prune`` and ``sqlitestore restore``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sqlitestore.cli.common import confirm, dry_run_option, json_option, opened, yes_option
+from sqlitestore.cli.completion import complete_pathspec
+from sqlitestore.cli.units import duration, size
+
+if TYPE_CHECKING:
+    from sqlitestore.maintenance.prune import PrunePlan
+    from sqlitestore.maintenance.purge import Purged
+    from sqlitestore.trash import TrashedRun
+
+
+@click.command()
+@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=complete_pathspec)
+@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Keep the N latest runs of each flow.")
+@click.option("--older-than", type=duration, metavar="TIME", help="Only runs that nothing happened in for TIME (30d).")
+@click.option("--keep-tag", "keep_tags", multiple=True, metavar="TAG", help="Keep runs with this tag; may be repeated.")
+@click.option("--max-size", type=size, metavar="SIZE", help="Only the oldest, until the file can have SIZE (2GB).")
+@click.option("--data", is_flag=True, help="Let go of what save_data keeps for the flows, too. It has no trash.")
+@click.option("--force", is_flag=True, help="Also runs that something seems to be working on.")
+@click.option("--purge", is_flag=True, help="Empty the trash: nothing in it can be restored any more.")
+@click.option(
+    "--trash-age",
+    type=duration,
+    default="30d",
+    show_default=True,
+    metavar="TIME",
+    help="How long runs stay in trash.",
+)
+@dry_run_option
+@yes_option
+@json_option
+def prune(
+    pathspecs: tuple[str, ...],
+    keep_last: int | None,
+    older_than: float | None,
+    keep_tags: tuple[str, ...],
+    max_size: int | None,
+    data: bool,
+    force: bool,
+    purge: bool,
+    trash_age: float,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Put runs into the trash: those that PATHSPEC names (a flow: its runs), or that the rules choose.
+
+    A run goes if all given rules allow it. `sqlitestore restore` brings it back whole, until it has been in the trash
+    for 30 days or --purge empties that; after this, `sqlitestore compact` gives the space back. Content that other runs
+    need stays, and so does what save_data keeps, unless --data.
+
+    \b
+    Examples:
+      sqlitestore prune --keep-last 10 --older-than 30d --keep-tag production
+      sqlitestore prune TrainFlow/12 --yes
+      sqlitestore prune --purge
+    """  # noqa: D301 - click's mark for text that is not wrapped
+    from sqlitestore.cli import output
+    from sqlitestore.cli.progress import TerminalProgress
+    from sqlitestore.cli.text import human_size
+    from sqlitestore.maintenance import prune as pruning
+
+    progress = TerminalProgress()
+    chooses = bool(pathspecs or data) or any(rule is not None for rule in (keep_last, older_than, max_size))
+    if not chooses and not purge:
+        raise click.UsageError(
+            "Say what shall go: a PATHSPEC, a rule such as --keep-last 10, or --purge for the trash."
+        )
+    with opened() as storage:
+        trash = storage.tables.trash.runs()
+        plan = pruning.PrunePlan((), (), (), (), 0)
+        if chooses:
+            plan = pruning.plan_prune(
+                storage,
+                pathspecs,
+                keep_last=keep_last,
+                older_than=older_than,
+                keep_tags=keep_tags,
+                max_size=max_size,
+                data=data,
+                force=force,
+                trash_age=trash_age,
+                progress=progress,
+            )
+        in_trash = tuple(each.pathspec for each in trash) if purge else plan.expired
+        answer: dict[str, Any] = {"file": storage.datastore_root, **_plan_json(plan), "purge": list(in_trash)}
+        if not as_json:
+            _print_plan(plan, in_trash)
+        if dry_run or not (plan.runs or plan.data or in_trash):
+            if as_json:
+                output.print_json(answer | {"done": False})
+            elif not dry_run:
+                click.echo("There is nothing to prune.")
+            return
+        what = "Purge it for good?" if purge or plan.data else "Put it into the trash?"
+        confirm(what, yes=yes)
+        done = pruning.prune(storage, plan, empty_trash=purge, trash_age=trash_age, progress=progress)
+    if as_json:
+        output.print_json(answer | {"done": True, "purged": list(done.runs), "freed": done.size})
+        return
+    _print_done(plan, done, human_size(done.size))
+
+
+def _plan_json(plan: PrunePlan) -> dict[str, Any]:
+    return {
+        "runs": [each._asdict() | {"time": each.time} for each in plan.runs],
+        "running": list(plan.running),
+        "data": [{"flow": flow, "key": key} for flow, key in plan.data],
+        "size": plan.size,
+    }
+
+
+def _print_plan(plan: PrunePlan, in_trash: tuple[str, ...]) -> None:
+    from sqlitestore.cli import output
+    from sqlitestore.cli.text import clean, human_size
+
+    if plan.runs:
+        columns = (
+            output.Column("run"),
+            output.Column("tasks", "count"),
+            output.Column("started", "time"),
+            output.Column("own", "size"),
+            output.Column("tags", "long"),
+        )
+        rows = [
+            {"run": each.pathspec, "tasks": each.tasks, "started": each.time or None, "own": each.own}
+            | {"tags": ", ".join(each.tags)}
+            for each in plan.runs
+        ]
+        output.print_table(columns, rows)
+    for run in plan.running:
+        output.note(f"{clean(run)} stays: something seems to be working on it (--force takes it all the same).")
+    if plan.runs or plan.data:
+        count = f"{len(plan.runs):,} runs" + (f" and {len(plan.data):,} blobs of save_data" if plan.data else "")
+        click.echo(f"{count}; {human_size(plan.size)} of content come back when the trash is emptied.")
+    if in_trash:
+        click.echo(f"Gone for good from the trash: {clean(', '.join(in_trash))}")
+
+
+def _print_done(plan: PrunePlan, done: Purged, freed: str) -> None:
+    if plan.runs and not done.runs:
+        click.echo("They are in the trash: `sqlitestore restore` brings them back, `prune --purge` empties it.")
+    if done.runs:
+        click.echo(
+            f"{len(done.runs):,} runs are gone, {freed} are free in the file; `sqlitestore compact` gives them back."
+        )
+
+
+@click.command()
+@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...")
+@json_option
+def restore(pathspecs: tuple[str, ...], as_json: bool) -> None:
+    """Bring pruned runs back from the trash, whole; without PATHSPEC: list what is in it.
+
+    \b
+    Examples:
+      sqlitestore restore
+      sqlitestore restore TrainFlow/12
+    """  # noqa: D301 - click's mark for text that is not wrapped
+    from sqlitestore.cli import output
+    from sqlitestore.cli.text import clean
+    from sqlitestore.errors import InvalidPathspec
+    from sqlitestore.model import parse_full_pathspec
+
+    names = [parse_full_pathspec(pathspec) for pathspec in pathspecs]
+    for given, pathspec in zip(names, pathspecs, strict=True):
+        if len(given) != 2:  # noqa: PLR2004
+            raise InvalidPathspec(f"{pathspec!r} does not name a run; give it as Flow/run.")
+    with opened() as storage:
+        trash = storage.tables.trash
+        if not names:
+            _print_trash(trash.runs(), as_json=as_json)
+            return
+        with storage.database.write():  # all of them, or none
+            for flow, run in names:
+                trash.restore(flow, run)
+    if as_json:
+        output.print_json({"restored": ["/".join(given) for given in names]})
+    else:
+        click.echo(f"Restored {clean(', '.join('/'.join(given) for given in names))}.")
+
+
+def _print_trash(runs: list[TrashedRun], *, as_json: bool) -> None:
+    from sqlitestore.cli import output
+
+    rows = [
+        {"run": each.pathspec, "pruned": each.trashed, "state": "being purged" if each.purging else "whole"}
+        for each in runs
+    ]
+    if as_json:
+        output.print_json({"trash": rows})
+    elif rows:
+        output.print_table((output.Column("run"), output.Column("pruned", "time"), output.Column("state")), rows)
+    else:
+        click.echo("The trash is empty.")

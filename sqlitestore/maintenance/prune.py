@@ -1,0 +1,294 @@
+"""Which runs go, what comes back by it, and moving them into the trash (the shape is restic's: plan, then execute).
+
+What it costs follows what goes: of a run that stays only its name, tags and time are looked at, and content only where
+the runs that go refer to it. ``max_size`` alone has to know what the whole file is made of.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from sqlitestore import layout
+from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound, Refused
+from sqlitestore.maintenance.purge import Purged, purge
+from sqlitestore.maintenance.reclaim import drop, unneeded
+from sqlitestore.maintenance.usage import Sizes
+from sqlitestore.model import parse_full_pathspec
+from sqlitestore.progress import SILENT, Progress
+from sqlitestore.tables import Tables, tables_of
+
+SIGN_OF_LIFE = 86400.0
+"""A task that started and is not done counts as running for so long after the last that was heard of its run [s]."""
+
+BETWEEN_TASKS = 600.0
+"""A run of Metaflow that has not come to its step "end" counts as running for so long after its last task [s]."""
+
+TRASH_AGE = 30 * 86400.0
+"""How long a run stays in the trash, unless it is said otherwise [s]."""
+
+# Any attempt's start tells a run's time, and the index finds one without looking at the others.
+SELECT_RUNS = """SELECT r.id, f.name, r.name, COALESCE(g.ts_epoch / 1000.0,
+  (SELECT a.started FROM attempt AS a WHERE a.run = r.id AND a.started IS NOT NULL LIMIT 1), 0) AS time,
+  COALESCE(g.tags, '[]'), COALESCE(g.system_tags, '[]')
+ FROM flow AS f JOIN run AS r ON r.flow = f.id LEFT JOIN registered_run AS g ON g.run = r.id
+ WHERE r.name NOT GLOB '*/*' AND (?1 IS NULL OR f.name = ?1) ORDER BY f.name, time, r.id"""
+SELECT_ATTEMPTS = "SELECT step, task, number, started, done FROM attempt WHERE run = ?"
+SELECT_BLOBS = """SELECT x.blob FROM attempt AS a JOIN artifact AS x ON x.attempt = a.id WHERE a.run = ?1
+ UNION SELECT l.blob FROM attempt AS a JOIN log AS l ON l.attempt = a.id WHERE a.run = ?1"""
+SELECT_FILES = "SELECT path, blob FROM file WHERE path >= ?1 || '/' AND path < ?1 || '0'"
+SELECT_TRASHED_BLOBS = f"{SELECT_BLOBS} UNION SELECT blob FROM trashed_file WHERE run = ?1"
+SELECT_DATA = """SELECT d.blob, f.id, lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
+ JOIN blob AS b ON b.id = d.blob WHERE f.name = ?"""
+SELECT_CODE_PACKAGES = """SELECT m.value FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN registered_metadata AS m ON m.run = r.id
+ WHERE f.name = ?1 AND m.field_name = 'code-package' AND r.name NOT IN (SELECT value FROM json_each(?2))"""
+SELECT_NAMES = "SELECT f.name, r.name FROM run AS r JOIN flow AS f ON f.id = r.flow WHERE r.id = ?"
+
+
+class Candidate(NamedTuple):
+    """A run that the rules look at: the id of its row, its names, about when it began [s since 1970], and its tags."""
+
+    row: int
+    flow_name: str
+    run_id: str
+    time: float
+    tags: frozenset[str]
+
+    @property
+    def pathspec(self) -> str:
+        """``Flow/run``."""
+        return f"{self.flow_name}/{self.run_id}"
+
+
+class PrunedRun(NamedTuple):
+    """A run that would go: its tasks, about when it began [s since 1970], its tags, what only it needs [bytes]."""
+
+    pathspec: str
+    tasks: int
+    time: float
+    tags: tuple[str, ...]
+    own: int
+
+
+class PrunePlan(NamedTuple):
+    """What would go. ``size`` is the stored content that comes back when the trash is emptied [bytes].
+
+    ``running`` are runs that the rules chose and that stay, since something seems to be working on them. ``data`` are
+    the keys of what ``save_data`` keeps that would go, by flow. ``expired`` is what has been in the trash for long.
+    """
+
+    runs: tuple[PrunedRun, ...]
+    running: tuple[str, ...]
+    data: tuple[tuple[str, str], ...]
+    expired: tuple[str, ...]
+    size: int
+
+
+def plan_prune(
+    store: Any,
+    pathspecs: Iterable[str] = (),
+    *,
+    keep_last: int | None = None,
+    older_than: float | None = None,
+    keep_tags: Iterable[str] = (),
+    max_size: int | None = None,
+    data: bool = False,
+    force: bool = False,
+    trash_age: float = TRASH_AGE,
+    progress: Progress = SILENT,
+) -> PrunePlan:
+    """Return what ``prune`` would do; nothing is changed.
+
+    ``pathspecs`` (``Flow`` or ``Flow/run``; none: every flow) say which runs the rules are for. A run goes if all
+    rules that are given allow it: it is not among its flow's ``keep_last`` latest, nothing happened in it for
+    ``older_than`` [s], it has none of ``keep_tags``; and of these, with ``max_size`` [bytes], only as many, the oldest
+    first, as it takes for the file to become as small. Without any rule, the runs that ``pathspecs`` name go.
+
+    A run that something seems to be working on (a task is not done, and there was a sign of life within a day) stays;
+    named itself, it raises Refused; ``force`` takes it all the same. ``data`` lets go of what ``save_data`` keeps for
+    the flows, too, except the code packages of runs that stay.
+    """
+    tables = tables_of(store)
+    given = list(pathspecs)
+    rules = (keep_last, older_than, max_size)
+    if not given and all(rule is None for rule in rules) and not data:
+        raise InvalidInput("Say what shall go: pathspecs, or rules such as keep_last or older_than.")
+    _check_rules(keep_last, older_than, max_size)
+    with tables.database.read() as connection:
+        scope = _scope(tables, connection, given)
+        chosen = _choose(scope, keep_last, frozenset(keep_tags))
+        named = {pathspec for pathspec in given if pathspec.count("/")}
+        activity = {each: _activity(connection, each) for each in chosen}
+        if older_than is not None:
+            chosen = [each for each in chosen if activity[each].last <= time.time() - older_than]
+        running = [] if force else [each for each in chosen if activity[each].running]
+        if refused := [each.pathspec for each in running if each.pathspec in named]:
+            raise Refused(
+                f"Run {refused[0]} has tasks that are not done, and was heard of within a day. If nothing works on it "
+                "any more, prune it with --force (force=True)."
+            )
+        chosen = [each for each in chosen if each not in running]
+        expired = [each for each in tables.trash.runs() if each.purging or each.trashed <= time.time() - trash_age]
+        if max_size is not None:
+            chosen = _until_small(tables, chosen, max_size, progress)
+        flows = {each.flow_name for each in scope} | {pathspec.partition("/")[0] for pathspec in given}
+        dropped = _data(connection, sorted(flows), chosen) if data else []
+        rows = [each.row for each in chosen]
+        runs = [
+            PrunedRun(
+                pathspec=each.pathspec,
+                tasks=activity[each].tasks,
+                time=each.time,
+                tags=tuple(sorted(each.tags)),
+                own=_freed(connection, [each.row]),
+            )
+            for each in chosen
+        ]
+        size = _freed(connection, [*rows, *(each.row for each in expired)], [each.blob for each in dropped])
+    return PrunePlan(
+        runs=tuple(runs),
+        running=tuple(each.pathspec for each in running),
+        data=tuple((each.flow_name, each.key) for each in dropped),
+        expired=tuple(each.pathspec for each in expired),
+        size=size,
+    )
+
+
+def prune(
+    store: Any, plan: PrunePlan, *, empty_trash: bool = False, trash_age: float = TRASH_AGE, progress: Progress = SILENT
+) -> Purged:
+    """Do what the plan says: its runs go into the trash, and what was there for ``trash_age`` [s] goes for good.
+
+    ``empty_trash`` purges all of the trash at once. Return what was purged. A run that is gone since is no error.
+    """
+    tables = tables_of(store)
+    progress.start("Pruning", len(plan.runs), "runs")
+    try:
+        for run in plan.runs:
+            tables.trash.put(*run.pathspec.split("/"))
+            progress.advance(1)
+    finally:
+        progress.finish()
+    for flow, key in plan.data:
+        with tables.database.write() as connection:
+            rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
+            for blob in [blob for blob, _, found in rows if found == key]:
+                tables.data.drop(flow, [key])
+                drop(connection, [blob])
+    return purge(tables.database, older_than=0.0 if empty_trash else trash_age, progress=progress)
+
+
+class _Activity(NamedTuple):
+    """How many tasks a run has, when something was heard of it last [s since 1970], and whether it seems to run."""
+
+    tasks: int
+    last: float
+    running: bool
+
+
+class _Data(NamedTuple):
+    """A blob that ``save_data`` keeps for a flow."""
+
+    blob: int
+    flow_name: str
+    key: str
+
+
+def _check_rules(keep_last: int | None, older_than: float | None, max_size: int | None) -> None:
+    for name, value in (("keep_last", keep_last), ("older_than", older_than), ("max_size", max_size)):
+        if value is not None and value < 0:
+            raise InvalidInput(f"{name} is not negative; {value} was given.")
+
+
+def _scope(tables: Tables, connection: apsw.Connection, given: Sequence[str]) -> list[Candidate]:
+    """Return the runs that the pathspecs name, the oldest of each flow first. Raises NotFound."""
+    found: dict[int, Candidate] = {}
+    for pathspec in given or [""]:
+        names = parse_full_pathspec(pathspec) if given else ()
+        if len(names) > 2:  # noqa: PLR2004 - a flow and a run
+            raise InvalidPathspec(f"{pathspec!r} names a part of a run; flows and runs are pruned.")
+        flow = names[0] if names else None
+        rows: list[Any] = connection.execute(SELECT_RUNS, (flow,)).fetchall()
+        runs = [
+            Candidate(row, flow_name, run, at, frozenset(json.loads(tags)) | frozenset(json.loads(system_tags)))
+            for row, flow_name, run, at, tags, system_tags in rows
+        ]
+        if flow is not None and not runs and flow not in tables.tasks.flows():
+            raise NotFound(f"No flow {flow!r} in {tables.database.path}.")
+        chosen = [each for each in runs if each.run_id in names[1:]] if names[1:] else runs
+        if names[1:] and not chosen:
+            raise NotFound(f"No run {pathspec!r} in {tables.database.path}; nothing was pruned.")
+        found |= {each.row: each for each in chosen}
+    return sorted(found.values(), key=lambda each: (each.flow_name, each.time, each.row))
+
+
+def _choose(scope: Sequence[Candidate], keep_last: int | None, keep_tags: frozenset[str]) -> list[Candidate]:
+    """Return the runs that may go by their place in the flow and their tags."""
+    chosen: list[Candidate] = []
+    for flow in dict.fromkeys(each.flow_name for each in scope):
+        runs = [each for each in scope if each.flow_name == flow]
+        chosen += runs[: len(runs) - keep_last] if keep_last else runs
+    return [each for each in chosen if not each.tags & keep_tags]
+
+
+def _activity(connection: apsw.Connection, run: Candidate) -> _Activity:
+    attempts: list[Any] = connection.execute(SELECT_ATTEMPTS, (run.row,)).fetchall()
+    last = max((time_ for *_, started, done in attempts for time_ in (started, done) if time_ is not None), default=0.0)
+    last = max(last, run.time)
+    latest: dict[tuple[str, str], tuple[int, bool]] = {}
+    for step, task, number, started, done in attempts:
+        if started is not None and number >= latest.get((step, task), (-1, False))[0]:
+            latest[step, task] = number, done is None
+    unfinished = any(is_running for _, is_running in latest.values())
+    ended = any(step == "end" and not is_running for (step, _), (_, is_running) in latest.items())
+    age = time.time() - last
+    of_metaflow = bool(run.tags)  # its provider gives every run system tags
+    running = (unfinished and age < SIGN_OF_LIFE) or (of_metaflow and not ended and age < BETWEEN_TASKS)
+    return _Activity(len({(step, task) for step, task, *_ in attempts}), last, running)
+
+
+def _until_small(tables: Tables, chosen: Sequence[Candidate], max_size: int, progress: Progress) -> list[Candidate]:
+    """Return the oldest of the runs, as many as must go for the file to have ``max_size`` bytes."""
+    sizes = Sizes(tables.database, progress)
+    for trashed in tables.trash.runs():
+        sizes.remove(trashed.row)
+    going: list[Candidate] = []
+    for each in sorted(chosen, key=lambda run: (run.time, run.row)):
+        if sizes.left <= max_size:
+            break
+        sizes.remove(each.row)
+        going.append(each)
+    return going
+
+
+def _freed(connection: apsw.Connection, runs: Sequence[int], data: Sequence[int] = ()) -> int:
+    """Return the stored bytes that only these runs and these blobs of ``save_data`` need."""
+    blobs = dict.fromkeys(data)
+    paths: list[str] = []
+    for run in runs:
+        found: list[Any] = connection.execute(SELECT_TRASHED_BLOBS, (run,)).fetchall()
+        blobs |= dict.fromkeys(blob for (blob,) in found)
+        names: list[Any] = connection.execute(SELECT_NAMES, (run,)).fetchall()
+        for flow, name in names:
+            for folder in layout.folders_of_run(flow, name):
+                files: list[Any] = connection.execute(SELECT_FILES, (folder,)).fetchall()
+                paths += [path for path, _ in files]
+                blobs |= dict.fromkeys(blob for _, blob in files)
+    return unneeded(connection, blobs, runs, paths, data).size
+
+
+def _data(connection: apsw.Connection, flows: Sequence[str], going: Sequence[Candidate]) -> list[_Data]:
+    """Return what ``save_data`` keeps for the flows, but for the code packages of runs that stay."""
+    dropped: list[_Data] = []
+    for flow in flows:
+        gone = json.dumps([each.run_id for each in going if each.flow_name == flow])
+        values: list[Any] = connection.execute(SELECT_CODE_PACKAGES, (flow, gone)).fetchall()
+        needed = " ".join(value for (value,) in values)
+        rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
+        dropped += [_Data(blob, flow, key) for blob, _, key in rows if key not in needed]
+    return dropped
