@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from sqlitestore import FlowDataStore
+from sqlitestore import BlobLeftOut, FlowDataStore, Untrusted
+from sqlitestore.archive.export import export
+from sqlitestore.archive.merge import merge
 from sqlitestore.blobs import payload_of
+from sqlitestore.maintenance.prune import plan_prune, prune
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, Registrations
 
 NOISE = np.random.default_rng(7).random(40_000)
@@ -43,6 +48,7 @@ def write(ds_root: str) -> None:
         flow.save_data([DATA, b""])
         flow._storage_impl.save_file("GoldenFlow/cards/1.html", payload_of(b"<html>"), '{"type": "card"}')
         register(Registrations(flow._storage_impl.database))
+        come_and_go(flow)
 
 
 TAGS, SYSTEM_TAGS = frozenset({"grün", "b"}), frozenset({"user:ada"})
@@ -57,6 +63,49 @@ def register(registrations: Registrations) -> None:
     assert registrations.new_task_id("GoldenFlow", "17", "train", None, 1_700_000_000_001) == "0"
     registrations.add_metadata("GoldenFlow", "17", [METADATUM, METADATUM._replace(value=None)])
     registrations.add_artifacts("GoldenFlow", "17", "train", "0", [ARTIFACT])
+
+
+def come_and_go(flow: FlowDataStore) -> None:
+    """Make what format 3 brought: a run in the trash with its file, and one that was imported, with a stub."""
+    for run, value in (("22", "pruned"), ("22", "again")):
+        task = flow.get_task_datastore(run, "train", "1", attempt=0, mode="w")
+        task.init_task()
+        task.save_artifacts([("what", value)])
+        task.done()
+        flow._storage_impl.save_file("mf.cards/GoldenFlow/runs/22/card.html", payload_of(value.encode()))
+        if value == "pruned":
+            prune(flow, plan_prune(flow, ["GoldenFlow/22"]))
+    with TemporaryDirectory() as folder:
+        archive = f"{folder}/archive.db"
+        with FlowDataStore("GoldenFlow", ds_root=f"{folder}/other.db") as other:
+            task = other.get_task_datastore("21", "train", "1", attempt=0, mode="w")
+            task.init_task()
+            task.save_artifacts([("small", 1), ("large", NOISE[::-1].copy())])
+            task.done()
+            export(other, archive, max_artifact_size=1000)
+        merge(flow, [archive])
+
+
+def check_come_and_gone(ds_root: str) -> None:
+    """Raise AssertionError unless everything that ``come_and_go`` made is there, and comes back from the trash."""
+    with FlowDataStore("GoldenFlow", ds_root=ds_root) as flow:
+        [task] = flow.get_latest_task_datastores("22")
+        assert task["what"] == "again"
+        [imported] = flow.get_latest_task_datastores("21")
+        assert list(imported) == ["small", "large"]
+        with suppress(Untrusted):
+            raise AssertionError(imported["small"])
+        trash = flow._storage_impl.tables.trash
+        assert [run.pathspec for run in trash.runs()] == ["GoldenFlow/22"]
+        prune(flow, plan_prune(flow, ["GoldenFlow/22"]))
+        trash.restore("GoldenFlow", "22")
+        key, _, _ = flow._storage_impl.find_file("mf.cards/GoldenFlow/runs/22/card.html") or ("", 0, "")
+        assert dict(flow.load_data([key])) == {key: b"again"}
+    with FlowDataStore("GoldenFlow", ds_root=ds_root, trust=True) as flow:
+        [imported] = flow.get_latest_task_datastores("21")
+        assert imported["small"] == 1
+        with suppress(BlobLeftOut):
+            raise AssertionError(imported["large"])
 
 
 def check_registered(ds_root: str) -> None:

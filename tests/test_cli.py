@@ -90,7 +90,7 @@ def test_du_tells_own_from_shared(store):
 def test_info_tells_what_the_file_is(store):
     """Path, format, kind and counts."""
     answer = json.loads(run(store, "info", "--json").stdout)
-    assert (answer["file"], answer["format"], answer["kind"]) == (store, 2, "live")
+    assert (answer["file"], answer["format"], answer["kind"]) == (store, 3, "live")
     assert (answer["counts"]["runs"], answer["counts"]["tasks"], answer["counts"]["attempts"]) == (2, 4, 5)
     assert answer["created_iso"].endswith("+00:00")
 

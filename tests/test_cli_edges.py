@@ -14,7 +14,7 @@ import msgpack
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
-from helpers_cli import COMMANDS, EVERY_CALL, TASK, make_store, on_terminal, run, save
+from helpers_cli import CHANGING, COMMANDS, EVERY_CALL, TASK, make_store, on_terminal, run, save
 
 from sqlitestore import FlowDataStore
 from sqlitestore.blobs import key_of
@@ -280,7 +280,7 @@ def test_main_returns_exit_codes(store, capsys):
 # Help, completion, progress, weight
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS])
+@pytest.mark.parametrize("name", ["", *COMMANDS, *CHANGING])
 def test_every_command_has_help_with_an_example(name):
     """Help shows at least one whole command to copy, and what each option does."""
     result = CliRunner().invoke(application, [*name.split(), "--help"], prog_name="sqlitestore")
@@ -291,8 +291,8 @@ def test_every_command_has_help_with_an_example(name):
 
 
 def test_no_command_lacks_a_test():
-    """COMMANDS above, which most tests here run through, names every command there is."""
-    assert set(application.commands) == set(COMMANDS)
+    """COMMANDS above, which most tests here run through, and CHANGING name every command there is."""
+    assert set(application.commands) == {*COMMANDS, *CHANGING}
 
 
 def complete(store, *words):

@@ -95,8 +95,8 @@ def test_tables_are_those_of_the_code() -> None:
 def test_header_and_limits_are_those_of_the_code() -> None:
     """The document's numbers are the code's."""
     assert TEXT.startswith(f"# The file: format {schema.NEWEST_FORMAT}\n")
-    assert f"writes format {schema.NEWEST_FORMAT}, and reads formats 1 and 2." in TEXT
-    assert (schema.OLDEST_FORMAT, schema.NEWEST_FORMAT) == (1, 2)
+    assert f"writes format {schema.NEWEST_FORMAT}, and reads formats 1 to 3." in TEXT
+    assert (schema.OLDEST_FORMAT, schema.NEWEST_FORMAT) == (1, 3)
     assert f"| `{schema.APPLICATION_ID:#x}`".replace("53714c73", "53714C73") in TEXT
     assert f"in ASCII, {schema.APPLICATION_ID} |" in TEXT
     assert schema.APPLICATION_ID.to_bytes(4, "big") == b"SqLs"
@@ -114,7 +114,7 @@ def test_header_of_a_file(tmp_path: Path) -> None:
     _make_example(tmp_path)
     pragmas = ("application_id", "user_version", "encoding", "journal_mode")
     found = [_query(tmp_path / "runs.db", f"PRAGMA {name}")[0][0] for name in pragmas]
-    assert found == [0x53714C73, 2, "UTF-8", "wal"]
+    assert found == [0x53714C73, 3, "UTF-8", "wal"]
     assert os.listdir(tmp_path) == ["runs.db"]
 
 

@@ -227,7 +227,7 @@ def test_info_counts_what_is_there(tmp_path):
     counts = facts.counts
     assert (counts.flows, counts.runs, counts.tasks, counts.attempts) == (2, 4, 6, 6)
     assert (counts.artifacts, counts.logs, counts.data, counts.files) == (13, 3, 3, 1)
-    assert (facts.format, facts.kind, facts.path) == (2, "live", path)
+    assert (facts.format, facts.kind, facts.path) == (3, "live", path)
     assert facts.file_size == facts.pages * facts.page_size or facts.log_size > 0
 
 

@@ -30,13 +30,14 @@ SELECT_OF_FLOWS = "SELECT -id, name FROM flow WHERE id IN (SELECT flow FROM data
 SELECT_BLOB_SIZES = "SELECT id, size, length(bytes) FROM blob ORDER BY id"
 # Each branch comes out of its index in this order, so SQLite merges them without sorting. CROSS JOIN fixes the order.
 # Users: a run by its id, what save_data keeps for a flow by minus the flow's id, the named files by 0.
-SELECT_USES = """SELECT x.blob AS blob, a.run AS user, 1 AS artifact
+TRASHED = " UNION ALL SELECT blob, run, 0 FROM trashed_file INDEXED BY trashed_file_by_blob"
+SELECT_USES = f"""SELECT x.blob AS blob, a.run AS user, 1 AS artifact
   FROM artifact AS x INDEXED BY artifact_by_blob CROSS JOIN attempt AS a ON a.id = x.attempt
  UNION ALL SELECT l.blob, a.run, 0 FROM log AS l INDEXED BY log_by_blob CROSS JOIN attempt AS a ON a.id = l.attempt
  UNION ALL SELECT blob, -flow, 0 FROM data
  UNION ALL SELECT blob, 0, 0 FROM file INDEXED BY file_by_blob
- {trashed} ORDER BY blob"""
-TRASHED = "UNION ALL SELECT blob, run, 0 FROM trashed_file INDEXED BY trashed_file_by_blob"
+{TRASHED} ORDER BY blob"""
+SELECT_USES_BEFORE_FORMAT_3 = SELECT_USES.replace(TRASHED, "")
 SELECT_CHUNK_SIZES = """SELECT c.size, length(c.bytes),
  (SELECT group_concat(DISTINCT p.blob) FROM blob_chunk AS p WHERE p.chunk = c.id) FROM chunk AS c ORDER BY c.id"""
 
@@ -137,7 +138,7 @@ def _counted(database: Database, progress: Progress) -> _Count:
         total: Any = connection.execute(COUNT_WORK).fetchall()[0][0]
         progress.start("Counting", total, "blobs and chunks")
         try:
-            count.blobs(connection, SELECT_USES.format(trashed=TRASHED if has_trash else ""), progress)
+            count.blobs(connection, SELECT_USES if has_trash else SELECT_USES_BEFORE_FORMAT_3, progress)
             count.chunks(connection, progress)
         finally:
             progress.finish()
