@@ -13,23 +13,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlitestore.api import *  # noqa: F403
+    from sqlitestore.archive.export import export as export
+    from sqlitestore.archive.merge import merge as merge
+    from sqlitestore.archive.trust import trust_runs as trust_runs
+    from sqlitestore.maintenance.compact import compact as compact
+    from sqlitestore.maintenance.prune import plan_prune as plan_prune
+    from sqlitestore.maintenance.prune import prune as prune
+    from sqlitestore.maintenance.prune import restore as restore
 
 _FUNCTIONS = ("register_serializer", "unregister_serializer")
+_OVER_A_STORE = {
+    "compact": "maintenance.compact",
+    "export": "archive.export",
+    "merge": "archive.merge",
+    "plan_prune": "maintenance.prune",
+    "prune": "maintenance.prune",
+    "restore": "maintenance.prune",
+    "trust_runs": "archive.trust",
+}
+"""Functions over an open store, and where each is: programs that only read and write do without these modules."""
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name; all are imported at the first.
+    """Return a public name; the classes are all imported at the first.
 
     The plug-in for Metaflow, which every process of a flow loads, needs half of the modules and none of the names.
     Python asks here for modules too before it looks for their files, and Metaflow for constants that any may have.
     """
+    if name in _OVER_A_STORE:
+        with import_module("sqlitestore.forking").unforked():
+            return getattr(import_module(f"sqlitestore.{_OVER_A_STORE[name]}"), name)
     if name == "__all__" or (name[0].isupper() and not name.isupper()) or name in _FUNCTIONS:
         with import_module("sqlitestore.forking").unforked():
             public = import_module("sqlitestore.api")
-        if name == "__all__" or name in public.__all__:
+        if name == "__all__":
+            return sorted([*public.__all__, *_OVER_A_STORE])
+        if name in public.__all__:
             return getattr(public, name)
     raise AttributeError(f"module 'sqlitestore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("sqlitestore.api").__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

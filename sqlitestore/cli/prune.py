@@ -166,25 +166,17 @@ def restore(pathspecs: tuple[str, ...], as_json: bool) -> None:
     """  # noqa: D301 - click's mark for text that is not wrapped
     from sqlitestore.cli import output
     from sqlitestore.cli.text import clean
-    from sqlitestore.errors import InvalidPathspec
-    from sqlitestore.model import parse_full_pathspec
+    from sqlitestore.maintenance import prune as pruning
 
-    names = [parse_full_pathspec(pathspec) for pathspec in pathspecs]
-    for given, pathspec in zip(names, pathspecs, strict=True):
-        if len(given) != 2:  # noqa: PLR2004
-            raise InvalidPathspec(f"{pathspec!r} does not name a run; give it as Flow/run.")
     with opened() as storage:
-        trash = storage.tables.trash
-        if not names:
-            _print_trash(trash.runs(), as_json=as_json)
+        if not pathspecs:
+            _print_trash(storage.tables.trash.runs(), as_json=as_json)
             return
-        with storage.database.write():  # all of them, or none
-            for flow, run in names:
-                trash.restore(flow, run)
+        restored = pruning.restore(storage, pathspecs)
     if as_json:
-        output.print_json({"restored": ["/".join(given) for given in names]})
+        output.print_json({"restored": restored})
     else:
-        click.echo(f"Restored {clean(', '.join('/'.join(given) for given in names))}.")
+        click.echo(f"Restored {clean(', '.join(restored))}.")
 
 
 def _print_trash(runs: list[TrashedRun], *, as_json: bool) -> None:

@@ -183,6 +183,22 @@ def prune(
     return purge(tables.database, older_than=0.0 if empty_trash else trash_age, progress=progress)
 
 
+def restore(store: Any, pathspecs: Iterable[str]) -> list[str]:
+    """Bring runs (``Flow/run``) back from the trash, whole; all or, if one cannot come back, none. Return which.
+
+    Raises NotFound for a run that is not in the trash, RunExists if another run has taken its name.
+    """
+    tables = tables_of(store)
+    names = [parse_full_pathspec(pathspec) for pathspec in pathspecs]
+    for given in names:
+        if len(given) != 2:  # noqa: PLR2004
+            raise InvalidPathspec(f"{'/'.join(given)!r} does not name a run; give it as Flow/run.")
+    with tables.database.write():
+        for flow, run in names:
+            tables.trash.restore(flow, run)
+    return ["/".join(given) for given in names]
+
+
 class _Activity(NamedTuple):
     """How many tasks a run has, when something was heard of it last [s since 1970], and whether it seems to run."""
 
