@@ -10,7 +10,8 @@ import apsw
 from sqlitestore.database import Database
 
 SELECT_STORE = "SELECT uuid, kind, created, writer FROM store"
-COUNT_TABLES = """SELECT (SELECT COUNT(*) FROM flow), (SELECT COUNT(*) FROM run),
+COUNT_TABLES = """SELECT (SELECT COUNT(*) FROM flow), (SELECT COUNT(*) FROM run WHERE name NOT GLOB '*/*'),
+ (SELECT COUNT(*) FROM run WHERE name GLOB '*/*'),
  (SELECT COUNT(*) FROM (SELECT DISTINCT run, step, task FROM attempt)), (SELECT COUNT(*) FROM attempt),
  (SELECT COUNT(*) FROM artifact), (SELECT COUNT(*) FROM task_metadata),
  (SELECT COUNT(*) FROM (SELECT DISTINCT attempt, source, stream FROM log)), (SELECT COUNT(*) FROM data),
@@ -18,10 +19,14 @@ COUNT_TABLES = """SELECT (SELECT COUNT(*) FROM flow), (SELECT COUNT(*) FROM run)
 
 
 class Counts(NamedTuple):
-    """How many of everything the file holds. ``data`` are the blobs that ``save_data`` keeps, once for each flow."""
+    """How many of everything the file holds. ``data`` are the blobs that ``save_data`` keeps, once for each flow.
+
+    ``trash`` are pruned runs; what is below runs is counted with theirs.
+    """
 
     flows: int
     runs: int
+    trash: int
     tasks: int
     attempts: int
     artifacts: int

@@ -12,7 +12,7 @@ from sqlitestore import preview
 from sqlitestore.database import Database
 
 SELECT_RUN_IDS = """SELECT f.name, r.id, r.name FROM flow AS f LEFT JOIN run AS r ON r.flow = f.id
- WHERE ?1 IS NULL OR f.name = ?1 ORDER BY f.name, r.id"""
+ AND r.name NOT GLOB '*/*' WHERE ?1 IS NULL OR f.name = ?1 ORDER BY f.name, r.id"""
 SELECT_TIMES = "SELECT MIN(started), MAX(done) FROM attempt WHERE run = ?"
 # With max() alone, the other columns are those of the row that has it (https://www.sqlite.org/lang_select.html,
 # "Bare columns in an aggregate query"): the latest attempt that started.

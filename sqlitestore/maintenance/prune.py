@@ -248,7 +248,7 @@ def _choose(scope: Sequence[Candidate], keep_last: int | None, keep_tags: frozen
     chosen: list[Candidate] = []
     for flow in dict.fromkeys(each.flow_name for each in scope):
         runs = [each for each in scope if each.flow_name == flow]
-        chosen += runs[: len(runs) - keep_last] if keep_last else runs
+        chosen += runs[: max(0, len(runs) - (keep_last or 0))]
     return [each for each in chosen if not each.tags & keep_tags]
 
 
