@@ -66,6 +66,13 @@ class DataStoreStorage(ABC):
     def has_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
         """Return for each key whether its blob is there."""
 
+    def hold_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
+        """Return what ``has_blobs`` does, for a writer that will refer to the blobs without putting them.
+
+        Override it where blobs that nothing refers to may be removed: these must stay until the writer has.
+        """
+        return self.has_blobs(flow_name, keys)
+
     # Attempts. One that is done never changes.
 
     @abstractmethod
@@ -232,6 +239,11 @@ class SQLiteStorage(DataStoreStorage):
         """See the contract."""
         del flow_name
         return self._blobs.has(keys)
+
+    def hold_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
+        """See the contract."""
+        del flow_name
+        return self._blobs.hold(keys) if keys else []
 
     def start_attempt(self, task: TaskAddress, attempt: int, started: float) -> None:
         """See the contract."""

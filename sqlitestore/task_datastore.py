@@ -280,8 +280,7 @@ class TaskDataStore:
         serializer: Serializer,
         opened: Callable[[str], AbstractContextManager[ReadFile]] | None = None,
     ) -> Any:
-        if self._origin is not None:
-            self._check_trust(name)
+        self._check_trust(name)
         try:
             with (opened or self._ca_store.open_blob)(artifact.key) as file:
                 return serializer.deserialize(file, artifact.serializer_info)
@@ -293,7 +292,7 @@ class TaskDataStore:
 
     def _check_trust(self, name: str) -> None:
         """Raise Untrusted unless the caller, or the file as it is now, says that the run is trusted."""
-        if self._parent.trust:
+        if self._origin is None or self._parent.trust:
             return
         self._origin = next((found.origin for found in self._storage_impl.find_tasks([self._task])), None)
         if self._origin is not None:

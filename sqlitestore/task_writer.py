@@ -129,21 +129,32 @@ class TaskDataStoreWriter(TaskDataStore):
         self._metadata.register_data_artifacts(*self._task[1:], number, artifacts)
 
     def clone(self, origin: TaskDataStore) -> None:
-        """Take over all artifacts of ``origin``, a datastore of the same store, without loading them."""
+        """Take over all artifacts of ``origin``, a datastore of the same store, without loading them.
+
+        Raises Untrusted if they may not be loaded there: here they could be.
+        """
         self._check_not_done()
         _check_origin(origin)
+        origin._check_trust(next(iter(origin._objects), ""))
         self._objects = dict(origin._objects)
         self._info = dict(origin._info)
+        self._storage_impl.hold_blobs(self._task.flow_name, list(self._objects.values()))
 
     def passdown_partial(self, origin: TaskDataStore, variables: Iterable[str]) -> None:
-        """Take over the named artifacts of ``origin`` without loading them; names that it lacks are passed over."""
+        """Take over the named artifacts of ``origin`` without loading them; names that it lacks are passed over.
+
+        Raises Untrusted if they may not be loaded there.
+        """
         self._check_not_done()
         _check_origin(origin)
-        for name in check_iterable("artifact names", variables):
-            key = origin._objects.get(name)
-            if key:
-                self._objects[name] = key
-                self._info[name] = origin._info[name]
+        taken = {
+            name: key for name in check_iterable("artifact names", variables) if (key := origin._objects.get(name))
+        }
+        for name, key in taken.items():
+            origin._check_trust(name)
+            self._objects[name] = key
+            self._info[name] = origin._info[name]
+        self._storage_impl.hold_blobs(self._task.flow_name, list(taken.values()))
 
     def transfer_artifacts(self, other_datastore: TaskDataStore, names: Iterable[str] | None = None) -> None:
         """Copy blobs of another store's task (all, or those of the named artifacts) that are missing in this store."""

@@ -1,4 +1,7 @@
-"""FlowDataStore on a file against a plain dict: whatever is done in whatever order, both give the same answers."""
+"""FlowDataStore on a file against a plain dict: whatever is done in whatever order, both give the same answers.
+
+Also when runs are pruned, purged and restored, the file is compacted, and everything is exported and imported.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,25 @@ from hypothesis.stateful import (
 )
 from sqlite_oracle import check_file
 
-from sqlitestore import AttemptDone, BlobNotFound, FlowDataStore, TaskNotFound, UnpicklableArtifactException
+from sqlitestore import (
+    AttemptDone,
+    BlobNotFound,
+    FlowDataStore,
+    NotFound,
+    RunExists,
+    TaskNotFound,
+    UnpicklableArtifactException,
+    compact,
+    export,
+    merge,
+    plan_prune,
+    prune,
+    restore,
+)
+from sqlitestore.maintenance.prune import PrunePlan
+
+RUNS = st.sampled_from(["1", "run 2"])
+NOTHING = PrunePlan((), (), (), (), 0)
 
 
 class Machine(RuleBasedStateMachine):
@@ -51,6 +72,7 @@ class Machine(RuleBasedStateMachine):
         self.attempts: dict[tuple[tuple[str, str, str], int], Model] = {}  # in order of appearance
         self.metadata: dict[tuple[tuple[str, str, str], int | None], dict[str, Any]] = {}
         self.data: dict[str, bytes] = {}
+        self.trash: list[Any] = []
         self.turn = 0
 
     def opened(self) -> FlowDataStore:
@@ -266,13 +288,73 @@ class Machine(RuleBasedStateMachine):
         if not self.writers:
             self.new_writer((TASKS[0], 0), store)
 
+    # Runs that go, and come back
+
+    def take(self, run):
+        """Take a run out of the model; return what it had."""
+        attempts = {place: model for place, model in self.attempts.items() if place[0][0] == run}
+        metadata = {place: texts for place, texts in self.metadata.items() if place[0][0] == run}
+        for place in attempts:
+            del self.attempts[place]
+        for place in metadata:
+            del self.metadata[place]
+        return attempts, metadata
+
+    @rule(run=RUNS, store=STORES, empty_trash=st.booleans())
+    def prune(self, run, store, empty_trash):
+        """A pruned run is nowhere; writers that are at work on it go on, in a new run of its name."""
+        if run in self.stores[store]._storage_impl.runs("Flow"):
+            prune(self.stores[store], plan_prune(self.stores[store], [f"Flow/{run}"], force=True))
+            self.trash.append((run, *self.take(run)))
+        if empty_trash:
+            prune(self.stores[store], NOTHING, empty_trash=True)
+            self.trash.clear()
+
+    @rule(run=RUNS, store=STORES)
+    def restore(self, run, store):
+        """The run of that name that was pruned last comes back, if its name is free."""
+        there = [index for index, trashed in enumerate(self.trash) if trashed[0] == run]
+        if not there or run in self.stores[store]._storage_impl.runs("Flow"):
+            with pytest.raises((NotFound, RunExists)):
+                restore(self.stores[store], [f"Flow/{run}"])
+            return
+        restore(self.stores[store], [f"Flow/{run}"])
+        _, attempts, metadata = self.trash.pop(there[-1])
+        self.attempts |= attempts
+        self.metadata |= metadata
+
+    @rule(store=STORES, full=st.booleans())
+    def compact(self, store, full):
+        """What nothing needs goes; what writers have put stays, though nothing needs it yet."""
+        compact(self.stores[store], full=full)
+
+    @rule(store=STORES)
+    def send(self, store):
+        """An archive, and a file into which it was imported, answer as the store does."""
+        folder = self.path.parent
+        names = [folder / "archive.db", folder / "merged.db"]
+        export(self.stores[store], names[0])
+        with FlowDataStore("Flow", ds_root=names[1]) as merged:
+            merge(merged, names[:1])
+        for name in names:
+            with FlowDataStore("Flow", ds_root=name, trust=True) as sent:
+                self.check_runs(sent)
+                for turn in range(len(self.attempts)):
+                    self.check_attempt(sent, turn)
+                assert dict(sent.load_data(self.data)) == self.data
+            check_file(name)
+            name.unlink()
+
     # Looking
 
     @invariant()
     def runs_are_found(self):
         """Find in a run the latest started attempts that are done, by their first start, with all that they have."""
         self.turn += 1
-        store = self.stores[self.turn % 2]
+        self.check_runs(self.stores[self.turn % 2])
+
+    def check_runs(self, store):
+        """Ask a store for its runs."""
         for run in ("1", "run 2"):
             tasks = dict.fromkeys(task for task, _ in self.attempts if task[0] == run)
             latest = sorted(((task, self.latest(task)) for task in tasks), key=self.first_start)
@@ -290,10 +372,13 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def one_attempt_is_as_it_should_be(self):
         """Of one attempt after the other: what it holds, its metadata and its logs."""
-        store = self.stores[self.turn % 2]
+        self.check_attempt(self.stores[self.turn % 2], self.turn)
+
+    def check_attempt(self, store, turn):
+        """Ask a store for one attempt."""
         places = list(self.attempts)
         if places:
-            task, number = place = places[self.turn % len(places)]
+            task, number = place = places[turn % len(places)]
             model = self.attempts[place]
             reader = store.get_task_datastore(*task, attempt=number, allow_not_done=True)
             assert self.same(reader, (model.done or {}) if self.readable(place) else {})
