@@ -32,11 +32,13 @@ TRASH_AGE = 30 * 86400.0
 """How long a run stays in the trash, unless it is said otherwise [s]."""
 
 # Any attempt's start tells a run's time, and the index finds one without looking at the others.
-SELECT_RUNS = """SELECT r.id, f.name, r.name, COALESCE(g.ts_epoch / 1000.0,
+_RUNS = """SELECT r.id, f.name, r.name, COALESCE(g.ts_epoch / 1000.0,
   (SELECT a.started FROM attempt AS a WHERE a.run = r.id AND a.started IS NOT NULL LIMIT 1), 0) AS time,
   COALESCE(g.tags, '[]'), COALESCE(g.system_tags, '[]')
  FROM flow AS f JOIN run AS r ON r.flow = f.id LEFT JOIN registered_run AS g ON g.run = r.id
- WHERE r.name NOT GLOB '*/*' AND (?1 IS NULL OR f.name = ?1) ORDER BY f.name, time, r.id"""
+ WHERE"""
+SELECT_RUNS = f"{_RUNS} r.name NOT GLOB '*/*' AND (?1 IS NULL OR f.name = ?1)"
+SELECT_RUN = f"{_RUNS} f.name = ?1 AND r.name = ?2"
 SELECT_ATTEMPTS = "SELECT step, task, number, started, done FROM attempt WHERE run = ?"
 SELECT_BLOBS = """SELECT x.blob FROM attempt AS a JOIN artifact AS x ON x.attempt = a.id WHERE a.run = ?1
  UNION SELECT l.blob FROM attempt AS a JOIN log AS l ON l.attempt = a.id WHERE a.run = ?1"""
@@ -229,17 +231,17 @@ def _scope(tables: Tables, connection: apsw.Connection, given: Sequence[str]) ->
         if len(names) > 2:  # noqa: PLR2004 - a flow and a run
             raise InvalidPathspec(f"{pathspec!r} names a part of a run; flows and runs are pruned.")
         flow = names[0] if names else None
-        rows: list[Any] = connection.execute(SELECT_RUNS, (flow,)).fetchall()
+        statement = SELECT_RUN if names[1:] else SELECT_RUNS
+        rows: list[Any] = connection.execute(statement, names or (None,)).fetchall()
         runs = [
             Candidate(row, flow_name, run, at, frozenset(json.loads(tags)) | frozenset(json.loads(system_tags)))
             for row, flow_name, run, at, tags, system_tags in rows
         ]
         if flow is not None and not runs and flow not in tables.tasks.flows():
             raise NotFound(f"No flow {flow!r} in {tables.database.path}.")
-        chosen = [each for each in runs if each.run_id in names[1:]] if names[1:] else runs
-        if names[1:] and not chosen:
+        if names[1:] and not runs:
             raise NotFound(f"No run {pathspec!r} in {tables.database.path}; nothing was pruned.")
-        found |= {each.row: each for each in chosen}
+        found |= {each.row: each for each in runs}
     return sorted(found.values(), key=lambda each: (each.flow_name, each.time, each.row))
 
 
