@@ -5,7 +5,10 @@ The core prints nothing. A caller that wants a bar (the command line does) passe
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+Each = TypeVar("Each")
 
 
 class Progress(Protocol):
@@ -35,3 +38,14 @@ class SilentProgress:
 
 
 SILENT = SilentProgress()
+
+
+def reporting(things: Sequence[Each], label: str, progress: Progress, unit: str = "runs") -> Iterator[Each]:
+    """Yield the things as one stage of the work."""
+    progress.start(label, len(things), unit)
+    try:
+        for thing in things:
+            yield thing
+            progress.advance(1)
+    finally:
+        progress.finish()

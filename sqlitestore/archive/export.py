@@ -11,6 +11,8 @@ from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run, write_run
 from sqlitestore.database import Database
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound
+from sqlitestore.maintenance.info import identity
+from sqlitestore.maintenance.usage import content_size
 from sqlitestore.model import parse_full_pathspec
 from sqlitestore.new_file import new_file
 from sqlitestore.progress import SILENT, Progress
@@ -66,7 +68,8 @@ def export(
         selection = select(source, pathspecs)
         archive = Tables(Database(temporary, kind=ARCHIVE, journal_mode="off", synchronous="off"))
         try:
-            with _Export(source, archive, max_artifact_size, progress) as work:
+            total = content_size(source.database, dict.fromkeys(parts[0][:2] for parts in selection.runs))
+            with _Export(source, archive, max_artifact_size, progress, total) as work:
                 work.flows(selection.flows)
                 for wanted in selection.runs:
                     work.run(read_run(source, wanted))
@@ -82,11 +85,12 @@ def export(
 class _Export:
     """The work on one archive, and what is counted on the way."""
 
-    def __init__(self, source: Tables, archive: Tables, largest: int | None, progress: Progress) -> None:
+    def __init__(self, source: Tables, archive: Tables, largest: int | None, progress: Progress, total: int) -> None:
         self._source = source
         self._archive = archive
         self._largest = largest
         self._progress = progress
+        self._total = total
         self._origin = _origin(source)
         self.runs = self.tasks = self.artifacts = self.left_out_size = 0
         self.copied: set[str] = set()
@@ -94,7 +98,7 @@ class _Export:
         self._left_out_keys: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._progress.start("Exporting", None, "bytes")
+        self._progress.start("Exporting", self._total, "bytes")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,8 +153,6 @@ class _Export:
 
 def _origin(source: Tables) -> str:
     """Return what the archive says of where its runs came from: no path, since it is for others."""
-    from sqlitestore.maintenance.info import identity
-
     return f"{os.path.basename(source.database.path)} (store {identity(source.database)})"
 
 

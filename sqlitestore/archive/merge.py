@@ -26,6 +26,7 @@ from sqlitestore.archive.records import (
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord
+from sqlitestore.maintenance.usage import content_size
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.tables import Tables, tables_of
 
@@ -76,13 +77,15 @@ def merge(
     if not target.database.writable:
         raise StoreReadOnly(f"{target.database.path} can only be read here, so nothing can be imported into it.")
     with _opened(target, list(files)) as sources:
-        progress.start("Comparing", None, "runs")
+        count = sum(len(source.tasks.runs(flow)) for source in sources for flow in source.tasks.flows())
+        progress.start("Comparing", count, "runs")
         try:
             plan, known = _plan(target, sources, rename=rename, progress=progress)
         finally:
             progress.finish()
         work = _Merge(target, progress, trust=trust)
-        progress.start("Importing", None, "bytes")
+        total = sum(content_size(planned.source.database, [planned.names[:2]]) for planned in plan)
+        progress.start("Importing", total, "bytes")
         try:
             for source in sources:
                 work.flows(source)

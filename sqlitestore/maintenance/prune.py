@@ -19,7 +19,7 @@ from sqlitestore.maintenance.purge import Purged, purge
 from sqlitestore.maintenance.reclaim import drop, unneeded
 from sqlitestore.maintenance.usage import Sizes
 from sqlitestore.model import parse_full_pathspec
-from sqlitestore.progress import SILENT, Progress
+from sqlitestore.progress import SILENT, Progress, reporting
 from sqlitestore.tables import Tables, tables_of
 
 SIGN_OF_LIFE = 86400.0
@@ -125,7 +125,7 @@ def plan_prune(
         scope = _scope(tables, connection, given)
         chosen = _choose(scope, keep_last, frozenset(keep_tags))
         named = {pathspec for pathspec in given if pathspec.count("/")}
-        activity = {each: _activity(connection, each) for each in chosen}
+        activity = {each: _activity(connection, each) for each in reporting(chosen, "Looking at", progress)}
         if older_than is not None:
             chosen = [each for each in chosen if activity[each].last <= time.time() - older_than]
         running = [] if force else [each for each in chosen if activity[each].running]
@@ -141,16 +141,7 @@ def plan_prune(
         flows = {each.flow_name for each in scope} | {pathspec.partition("/")[0] for pathspec in given}
         dropped = _data(connection, sorted(flows), chosen) if data else []
         rows = [each.row for each in chosen]
-        runs = [
-            PrunedRun(
-                pathspec=each.pathspec,
-                tasks=activity[each].tasks,
-                time=each.time,
-                tags=tuple(sorted(each.tags)),
-                own=_freed(connection, [each.row]),
-            )
-            for each in chosen
-        ]
+        runs = [_planned(connection, each, activity[each]) for each in reporting(chosen, "Planning", progress)]
         size = _freed(connection, [*rows, *(each.row for each in expired)], [each.blob for each in dropped])
     return PrunePlan(
         runs=tuple(runs),
@@ -169,13 +160,8 @@ def prune(
     ``empty_trash`` purges all of the trash at once. Return what was purged. A run that is gone since is no error.
     """
     tables = tables_of(store)
-    progress.start("Pruning", len(plan.runs), "runs")
-    try:
-        for run in plan.runs:
-            tables.trash.put(*run.pathspec.split("/"))
-            progress.advance(1)
-    finally:
-        progress.finish()
+    for run in reporting(plan.runs, "Pruning", progress):
+        tables.trash.put(*run.pathspec.split("/"))
     for flow, key in plan.data:
         with tables.database.write() as connection:
             rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
@@ -207,6 +193,11 @@ class _Activity(NamedTuple):
     tasks: int
     last: float
     running: bool
+
+
+def _planned(connection: apsw.Connection, run: Candidate, activity: _Activity) -> PrunedRun:
+    own = _freed(connection, [run.row])
+    return PrunedRun(run.pathspec, activity.tasks, run.time, tuple(sorted(run.tags)), own)
 
 
 class _Data(NamedTuple):

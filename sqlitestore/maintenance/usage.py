@@ -9,9 +9,10 @@ stays in memory is small: a total for each *set* of users that share something, 
 
 from __future__ import annotations
 
+import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -40,6 +41,12 @@ SELECT_USES = f"""SELECT x.blob AS blob, a.run AS user, 1 AS artifact
 SELECT_USES_BEFORE_FORMAT_3 = SELECT_USES.replace(TRASHED, "")
 SELECT_CHUNK_SIZES = """SELECT c.size, length(c.bytes),
  (SELECT group_concat(DISTINCT p.blob) FROM blob_chunk AS p WHERE p.chunk = c.id) FROM chunk AS c ORDER BY c.id"""
+
+SELECT_OF_RUN = """SELECT x.blob FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id
+ JOIN artifact AS x ON x.attempt = a.id WHERE f.name = ?1 AND r.name = ?2
+ UNION SELECT l.blob FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN attempt AS a ON a.run = r.id
+ JOIN log AS l ON l.attempt = a.id WHERE f.name = ?1 AND r.name = ?2"""
+SUM_SIZES = "SELECT COALESCE(SUM(b.size), 0) FROM json_each(?) AS asked JOIN blob AS b ON b.id = asked.value"
 
 FILES = 0
 """The user that stands for all named files."""
@@ -100,6 +107,18 @@ class Usage(NamedTuple):
 def usage(database: Database, progress: Progress = SILENT) -> Usage:
     """Return who uses what of the file. Raises Damaged where a row refers to one that is not there."""
     return _counted(database, progress).result()
+
+
+def content_size(database: Database, runs: Iterable[tuple[str, str]]) -> int:
+    """Return how much content the artifacts and logs of runs (flow and run) have, each piece once [bytes]."""
+    blobs: set[int] = set()
+    for flow, run in runs:
+        blobs.update(blob for (blob,) in database.query(SELECT_OF_RUN, (flow, run)))
+    ids = sorted(blobs)
+    return sum(
+        database.query(SUM_SIZES, (json.dumps(ids[start : start + REPORT_EVERY]),))[0][0]
+        for start in range(0, len(ids), REPORT_EVERY)
+    )
 
 
 class Sizes:
