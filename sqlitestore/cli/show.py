@@ -67,7 +67,8 @@ def _summary(storage: SQLiteStorage, place: Place) -> dict[str, Any]:
         steps = views.step_rows(storage, flow, rest[0])
         sizes = {key: sum(step[key] for step in steps) for key in ("artifacts", "size")}
         tags = views.tags_of(storage, flow, rest[0])
-        return row | sizes | tags | {"steps": len(steps), "step_list": steps}
+        origin = {"untrusted": storage.tables.trust.origin(flow, rest[0])}
+        return row | sizes | tags | origin | {"steps": len(steps), "step_list": steps}
     row = next(step for step in views.step_rows(storage, flow, rest[0]) if step["step"] == rest[1])
     tasks = views.task_rows(storage, flow, rest[0], rest[1])
     return row | {"task_list": tasks}
@@ -82,6 +83,8 @@ def _print_summary(answer: dict[str, Any]) -> None:
         "step": (views.STEPS, "task_list", "Tasks", views.TASKS),
     }
     facts, key, heading, columns = parts[answer["level"]]
+    if answer.get("untrusted"):
+        facts = (*facts, output.Column("untrusted", "text", "not trusted, from"))
     listed = {name: ", ".join(value) for name, value in answer.items() if name in {"tags", "system_tags"}}
     output.print_facts(facts, answer | listed, answer["pathspec"])
     output.print_heading(heading)
