@@ -66,6 +66,14 @@ def hasher_for(key: bytes) -> Any:
     return _sha1()(usedforsecurity=False) if len(key) == 20 else xxh3_128()  # noqa: PLR2004
 
 
+def sha1_of(file: BlobReader) -> str:
+    """Return the SHA-1 of what is left of a file, in hexadecimal digits."""
+    hasher = _sha1()(usedforsecurity=False)
+    while block := file.read(2**20):
+        hasher.update(block)
+    return str(hasher.hexdigest())
+
+
 @cache
 def _sha1() -> Callable[..., Any]:
     with unforked():

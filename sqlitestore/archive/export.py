@@ -115,6 +115,7 @@ class _Export:
                 each
                 for each in self._source.files.records(layout.folders_of_flow(flow))
                 if not each.path.startswith(tuple(f"{folder}/" for folder in of_runs))
+                and layout.place_of(each.path) is None  # of a run that is in the trash, or never was
             ]
             self._copy([*keys, *(each.key for each in files)])
             self._archive.data.keep(flow, keys)

@@ -23,6 +23,7 @@ from sqlitestore.archive.records import (
     read_run,
     write_run,
 )
+from sqlitestore.blobs import sha1_of
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord
@@ -197,9 +198,10 @@ class _Merge:
         files = [
             each for each in source.files.find_records(source.files.below("")) if not each.path.startswith(of_runs)
         ]
-        self._check_files(source, files)
         for each in files:
             check_path(each.path, source.database.path)
+            _refuse_foreign(each.path, source)
+        self._check_files(source, files)
         kept = {flow: source.data.kept(flow) for flow in source.tasks.flows()}
         self._copy(source, [*(each.key for each in files), *(key for keys in kept.values() for key in keys)])
         for flow, keys in kept.items():
@@ -207,7 +209,16 @@ class _Merge:
         with self._target.database.write() as connection:
             self._target.files.insert(connection, files)
 
-    def _check_files(self, source: Tables, files: Iterable[FileRecord]) -> None:
+    def _check_files(self, source: Tables, files: Sequence[FileRecord]) -> None:
+        """Raise RunExists for a path at which this file has something else, Damaged for a file under a wrong hash.
+
+        Metaflow takes an included file that is there under the hash of its content for what it would put there.
+        """
+        for each in files:
+            if each.path.startswith(f"{layout.INCLUDED}/"):
+                with source.blobs.open(each.key) as file:
+                    if sha1_of(file) != each.path.rpartition("/")[2]:
+                        raise Damaged(f"The included file {each.path!r} in {source.database.path} has another hash.")
         ours = {each.path: each for each in self._target.files.find_records(each.path for each in files)}
         for each in files:
             if ours.get(each.path, each) != each:
@@ -219,16 +230,16 @@ class _Merge:
     def run(self, planned: _Planned) -> None:
         """Bring a run: its blobs, then its records."""
         source = planned.source
-        records = read_run(source, planned.names)
+        records = read_run(source, planned.names).renamed(planned.run_id)
         keys = list(records.artifact_blobs())
         there = source.blobs.has(keys)  # an archive names artifacts that it does not hold
+        self._check_files(source, records.files)
         self._copy(source, [*(key for key, found in zip(keys, there, strict=True) if found), *records.other_blobs()])
         self._check_sizes(records)
-        write_run(self._target, records.renamed(planned.run_id), None if self._trust else _origin(source, planned))
-        new = f"{records.flow_name}/{planned.run_id}"
-        self._added.append(new)
-        if new != records.pathspec:
-            self._renamed.append((records.pathspec, new))
+        write_run(self._target, records, None if self._trust else _origin(source, planned))
+        self._added.append(records.pathspec)
+        if planned.run_id != planned.names.run_id:
+            self._renamed.append((planned.names.pathspec, records.pathspec))
         self._tasks += len(records.tasks)
         self._artifacts += sum(len(each.artifacts) for each in records.attempts)
 
@@ -264,6 +275,15 @@ class _Merge:
         keys = list(dict.fromkeys(keys))
         self._target.blobs.copy(source.blobs, keys, advance)
         self._copied.update(keys)
+
+
+def _refuse_foreign(path: str, source: Tables) -> None:
+    """Raise Damaged for a file that would say something of a run that is not in its file, or stand for a blob."""
+    if layout.place_of(path) is not None:
+        raise Damaged(
+            f"{source.database.path} was doctored: its file {path!r} belongs to a run that it does not have, or is in "
+            "the place of a blob."
+        )
 
 
 def _origin(source: Tables, planned: _Planned) -> str:

@@ -60,7 +60,8 @@ def find(store: Store, folder: str, paths: Iterable[str]) -> Iterator[Found | No
         places = {} if folder else {path: place for path in some if (place := layout.place_of(path))}
         found = lookup.blobs(places)  # never a file too
         if len(found) < len(some):
-            found |= _find_files(store, folder, [path for path in some if path not in found])
+            files = _find_files(store, folder, [path for path in some if path not in found])
+            found |= {path: _distrusted(store, places.get(path), file) for path, file in files.items()}
             found |= lookup.others({path: place for path, place in places.items() if path not in found})
         yield from (found.get(path) for path in some)
 
@@ -78,6 +79,14 @@ def _find_files(store: Store, folder: str, paths: Sequence[str]) -> dict[str, Fo
         )
         for full, (key, size, metadata) in store.files.find_all(asked).items()
     }
+
+
+def _distrusted(store: Store, place: Place | None, file: Found) -> Found:
+    """Return a file, or of an untrusted run's artifacts one under whose encodings nothing is unpickled."""
+    if not isinstance(place, MarkerPlace) or place.name != layout.DATA or not store.trust.origin(*place.task[:2]):
+        return file
+    document = layout.distrusted_document(b"".join(file.blocks()), "/".join(place.task[:2]))
+    return Found(lambda: len(document), lambda: [document], file.metadata)
 
 
 def _of_size(size: int, blocks: Callable[[], Iterable[bytes]], metadata: dict[str, Any] | None = None) -> Found:
