@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +364,30 @@ def test_a_purge_that_was_interrupted_goes_on(path: str, monkeypatch: pytest.Mon
 def interrupt(*_: object) -> None:
     """Be Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def prune_everything(path: str, number: int) -> int:
+    """Prune and purge all runs but the latest, again and again, as another process does too; return how many went."""
+    gone = 0
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        for turn in range(30):
+            save_task(flow, f"{number}-{turn}", "end", own=incompressible(100_000, turn), who=number)
+            gone += len(prune(flow, plan_prune(flow, keep_last=1), empty_trash=turn % 2 == 0).runs)
+            compact(flow)
+    return gone
+
+
+def test_two_prunes_at_once(path: str) -> None:
+    """They take nothing from each other but work; the latest run stays, and every run goes once."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        gone = sum(pool.map(prune_everything, [path, path], [1, 2]))
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        gone += len(prune(flow, plan_prune(flow, keep_last=1), empty_trash=True).runs)
+        assert len(names(flow)) == 1
+        assert gone >= 5 + 60 - 1
+        compact(flow)
+        assert usage(flow._storage_impl.database).unreferenced == 0
+    check_file(path)
 
 
 # The command
