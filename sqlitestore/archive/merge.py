@@ -151,9 +151,11 @@ def _name_for(
         difference = first_difference(other.renamed(run).comparable(), records.renamed(run).comparable())
         if not difference:
             return None
+    grown = not first_difference(records.comparable(), other.comparable())
     raise RunExists(
         f"Run {records.pathspec} is in {where} with other content: {difference}. Nothing was imported. "
-        "--rename (rename=True) imports it under another name."
+        + (f"What is there is an earlier state of it: `sqlitestore prune {records.pathspec}`, then import. " * grown)
+        + "--rename (rename=True) imports it under another name."
     )
 
 

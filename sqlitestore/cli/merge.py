@@ -27,7 +27,10 @@ def import_(files: tuple[str, ...], rename: bool, trust: bool, as_json: bool) ->
     from sqlitestore.cli import output
     from sqlitestore.cli.progress import TerminalProgress
     from sqlitestore.cli.text import clean, human_size
+    from sqlitestore.database import Database
 
+    for file in files:  # before a new file is made for them
+        Database(file, create=False, read_only=True).close()
     with opened(create=True) as storage:
         done = merge(storage, files, rename=rename, trust=trust, progress=TerminalProgress())
     if as_json:

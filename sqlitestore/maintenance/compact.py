@@ -197,8 +197,11 @@ def _vacuum(connection: apsw.Connection) -> None:
 
 
 def _checkpoint(database: Database) -> None:
-    """Move the log into the file, whose end is cut off by that; as far as readers of older states let it."""
-    database.alone(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    """Move the log into the file, whose end is cut off by that, as far as readers of older states let it.
+
+    "Passive" waits for nobody: any other kind would keep writers waiting for the slowest reader.
+    """
+    database.alone(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
 
 
 def _size(database: Database) -> int:

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sqlitestore.blobs import INLINE
 from sqlitestore.database import Database
-from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop
+from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, some_of
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.trash import Trash, TrashedRun
 
 MARK = "UPDATE trash SET purging = 1 WHERE run = ?"
 COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempt WHERE run = ?"
-SELECT_ATTEMPTS = "SELECT id FROM attempt WHERE run = ? LIMIT ?"
+# What an attempt may free at once: the blobs in rows; those of chunks go later.
+SELECT_ATTEMPTS = f"""SELECT a.id, (SELECT COALESCE(SUM(min(x.size, {INLINE})), 0) FROM artifact AS x
+ WHERE x.attempt = a.id) FROM attempt AS a WHERE a.run = ? LIMIT ?"""
 SELECT_BLOBS = "SELECT blob FROM artifact WHERE attempt = ?1 UNION SELECT blob FROM log WHERE attempt = ?1"
 DELETE_OF_ATTEMPT = (
     "DELETE FROM artifact WHERE attempt = ?",
@@ -28,12 +31,12 @@ DELETE_OF_ATTEMPT = (
 )
 SELECT_FILES = "SELECT path, blob FROM trashed_file WHERE run = ? LIMIT ?"
 DELETE_FILE = "DELETE FROM trashed_file WHERE run = ? AND path = ?"
-# Without rowid, and with no other bound than the run's size: small rows, which go fast.
+DELETE_OF_TASKS = tuple(
+    f"""DELETE FROM {table} WHERE run = ?1 AND (step, task) IN (SELECT DISTINCT step, task FROM {table}
+ WHERE run = ?1 LIMIT {AT_ONCE})"""
+    for table in ("task_metadata", "registered_artifact", "registered_metadata", "registered_task")
+)
 DELETE_OF_RUN = (
-    "DELETE FROM task_metadata WHERE run = ?",
-    "DELETE FROM registered_artifact WHERE run = ?",
-    "DELETE FROM registered_metadata WHERE run = ?",
-    "DELETE FROM registered_task WHERE run = ?",
     "DELETE FROM registered_step WHERE run = ?",
     "DELETE FROM registered_run WHERE run = ?",
     "DELETE FROM untrusted WHERE run = ?",
@@ -70,14 +73,21 @@ def _purge_run(database: Database, run: TrashedRun, progress: Progress) -> int:
     progress.start(f"Purging {run.pathspec}", attempts, "attempts")
     try:
         while rows := database.query(SELECT_ATTEMPTS, (run.row, AT_ONCE)):
+            some = some_of(rows)
             with database.write() as connection:
-                _delete_attempts(connection, [row for (row,) in rows])
-            progress.advance(len(rows))
+                _delete_attempts(connection, [row for row, _ in some])
+            progress.advance(len(some))
         while files := database.query(SELECT_FILES, (run.row, AT_ONCE)):
             with database.write() as connection:
                 for path, _ in files:
                     connection.execute(DELETE_FILE, (run.row, path))
                 drop(connection, dict.fromkeys(blob for _, blob in files))
+        for statement in DELETE_OF_TASKS:
+            deleted = 1
+            while deleted:
+                with database.write() as connection:
+                    connection.execute(statement, (run.row,))
+                    deleted = connection.changes()
         with database.write() as connection:
             for statement in DELETE_OF_RUN:
                 connection.execute(statement, (run.row,))

@@ -19,7 +19,7 @@ from sqlitestore.holds import LONGEST_HOLD
 from sqlitestore.progress import SILENT, Progress
 
 BATCH = 32 * 2**20
-"""[bytes] Of chunks that one transaction frees: what bounds how long others wait."""
+"""[bytes] Of content that one transaction frees: what bounds how long others wait."""
 
 AT_ONCE = 500
 """Rows or blobs that one transaction looks at."""
@@ -106,7 +106,7 @@ def collect_garbage(database: Database, progress: Progress = SILENT) -> int:
     progress.start("Freeing", left, "chunks")
     try:
         while rows := database.query(SELECT_GARBAGE, (AT_ONCE,)):
-            some = _some(rows)
+            some = some_of(rows)
             with database.write() as connection:
                 for chunk, size in some:
                     connection.execute(DELETE_CHUNK, (chunk,))
@@ -118,12 +118,12 @@ def collect_garbage(database: Database, progress: Progress = SILENT) -> int:
     return freed
 
 
-def _some(rows: Sequence[tuple[Any, ...]]) -> list[tuple[int, int]]:
-    """Return the first of the rows, as many as a transaction may free."""
+def some_of(rows: Sequence[tuple[Any, ...]]) -> list[tuple[int, int]]:
+    """Return the first of rows of an id and a size [bytes], as many as one transaction may free."""
     some: list[tuple[int, int]] = []
     size = 0
-    for chunk, stored in rows:
-        some.append((chunk, stored))
+    for row, stored in rows:
+        some.append((row, stored))
         size += stored
         if size >= BATCH:
             break
