@@ -99,7 +99,7 @@ def prune(
             elif not dry_run:
                 click.echo("There is nothing to prune.")
             return
-        what = "Purge it for good?" if purge or plan.data else "Put it into the trash?"
+        what = "Purge this for good?" if purge or plan.data else "Put these runs into the trash?"
         confirm(what, yes=yes)
         done = pruning.prune(storage, plan, empty_trash=purge, trash_age=trash_age, progress=progress)
     if as_json:
