@@ -46,6 +46,11 @@ def merged(logs: Sequence[bytes]) -> list[Line]:
     return [line if line.text.endswith(b"\n") else Line(line.time, line.text + b"\n") for line in lines]
 
 
+def without_prefix(line: bytes) -> bytes:
+    """Return a line without its prefix, if it has one."""
+    return _line(line).text
+
+
 def _lines(log: bytes) -> list[Line]:
     """Take the prefixes off. Lines end at newlines only: a carriage return is a progress bar's."""
     texts = log.split(b"\n")
