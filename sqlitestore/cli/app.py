@@ -14,6 +14,7 @@ import click
 
 from sqlitestore.cli.compact import compact
 from sqlitestore.cli.completion import complete_file
+from sqlitestore.cli.diff import diff
 from sqlitestore.cli.du import du
 from sqlitestore.cli.export import export
 from sqlitestore.cli.get import get
@@ -23,6 +24,7 @@ from sqlitestore.cli.ls import ls
 from sqlitestore.cli.merge import import_
 from sqlitestore.cli.prune import prune, restore
 from sqlitestore.cli.show import show
+from sqlitestore.cli.tag import tag
 from sqlitestore.cli.text import clean
 from sqlitestore.cli.trust import trust
 from sqlitestore.errors import DataException
@@ -91,7 +93,7 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact):
+for command in (ls, show, get, logs, du, info, export, import_, trust, diff, tag, prune, restore, compact):
     application.add_command(command)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from metaflow.exception import MetaflowTaggingError
 from metaflow.metadata_provider import MetadataProvider
-from metaflow.tagging_util import validate_tags
 from metaflow.util import get_username
 
 from .problems import SQLiteFileMissing, as_metaflow
@@ -174,25 +173,19 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Remove tags, then add some, in one transaction; return what the run has then."""
         to_add, to_remove = frozenset(tags_to_add or ()), frozenset(tags_to_remove or ())
 
-        def change(tags: frozenset[str], system_tags: frozenset[str]) -> frozenset[str]:
-            if refused := to_remove & system_tags:
-                raise MetaflowTaggingError(
-                    msg=f"Cannot remove a tag that is an existing system tag ({sorted(refused)})"
-                )
-            changed = (tags - to_remove) | (to_add - system_tags)
-            if changed != tags:
-                validate_tags(changed, existing_tags=tags)
-            return changed
-
         with as_metaflow():
+            from sqlitestore.archive.tags import change_tags
+            from sqlitestore.errors import InvalidInput, NotFound
+
             store = cls._store()
-            changed = None
-            if store is not None:
-                _register_found_run(store, flow_id, run_id)
-                changed = store.registrations.change_tags(flow_id, run_id, change)
-        if changed is None:
-            raise MetaflowTaggingError(msg=f"Run not found ({flow_id}, {run_id})")
-        return frozenset(changed)
+            try:
+                if store is not None:
+                    return frozenset(change_tags(store, f"{flow_id}/{run_id}", add=to_add, remove=to_remove).tags)
+            except NotFound:
+                pass
+            except InvalidInput as error:
+                raise MetaflowTaggingError(msg=str(error)) from error
+        raise MetaflowTaggingError(msg=f"Run not found ({flow_id}, {run_id})")
 
     # Queries
 
@@ -244,16 +237,6 @@ def _held(store: Any, task: Any, number: int) -> dict[str, tuple[str, str]]:
         if attempt.number == number and attempt.done is not None
         for name, artifact in store.tasks.artifacts([attempt])[0].items()
     }
-
-
-def _register_found_run(store: Any, flow_name: str, run_id: str) -> None:
-    """Register a run that is only known by its tasks, so that it can have tags."""
-    from sqlitestore.metaflow.objects import Objects
-
-    if store.registrations.run(flow_name, run_id) is None:
-        run = Objects(store).run_of(flow_name, run_id)
-        if run is not None:
-            store.registrations.add_run(flow_name, run_id, run.user_name, run.ts_epoch, (), ())
 
 
 def _is_number(identifier: Any) -> bool:
