@@ -63,14 +63,16 @@ def export(
     source = tables_of(store)
     if max_artifact_size is not None and max_artifact_size < 0:
         raise InvalidInput(f"max_artifact_size is a number of bytes, not {max_artifact_size}.")
-    path = os.path.abspath(os.fspath(out))
+    path, given = os.path.abspath(os.fspath(out)), list(pathspecs)
     with new_file(path) as temporary, _snapshot(source.database):
-        selection = select(source, pathspecs)
+        selection = select(source, given)
         archive = Tables(Database(temporary, kind=ARCHIVE, journal_mode="off", synchronous="off"))
         try:
             total = content_size(source.database, dict.fromkeys(parts[0][:2] for parts in selection.runs))
             with _Export(source, archive, max_artifact_size, progress, total) as work:
                 work.flows(selection.flows)
+                if not given:
+                    work.files("")
                 for wanted in selection.runs:
                     work.run(read_run(source, wanted))
                 work.finish()
@@ -108,19 +110,27 @@ class _Export:
         """Copy what belongs to whole flows beside their runs: what ``save_data`` keeps, and files."""
         for flow in names:
             keys = self._source.data.kept(flow)
-            of_runs = tuple(
-                folder for run in self._source.tasks.runs(flow) for folder in layout.folders_of_run(flow, run)
-            )
-            files = [
-                each
-                for each in self._source.files.records(layout.folders_of_flow(flow))
-                if not each.path.startswith(tuple(f"{folder}/" for folder in of_runs))
-                and layout.place_of(each.path) is None  # of a run that is in the trash, or never was
-            ]
-            self._copy([*keys, *(each.key for each in files)])
+            self._copy(keys)
             self._archive.data.keep(flow, keys)
-            with self._archive.database.write() as connection:
-                self._archive.files.insert(connection, files)
+            self.files(*layout.folders_of_flow(flow))
+
+    def files(self, *folders: str) -> None:
+        """Copy the files in the folders ("": all) that belong to no run."""
+        of_runs = tuple(
+            f"{folder}/"
+            for flow in self._source.tasks.flows()
+            for run in self._source.tasks.runs(flow)
+            for folder in layout.folders_of_run(flow, run)
+        )
+        files = [
+            each
+            for each in self._source.files.records(folders)
+            if not each.path.startswith(of_runs)
+            and layout.place_of(each.path) is None  # of a run that is in the trash, or never was
+        ]
+        self._copy(each.key for each in files)
+        with self._archive.database.write() as connection:
+            self._archive.files.insert(connection, files)
 
     def run(self, records: RunRecords) -> None:
         """Copy a run: its blobs, then its records, an artifact left out becoming a stub by itself."""
