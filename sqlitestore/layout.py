@@ -126,6 +126,7 @@ def path_of(place: Place) -> str:
 # Files. Metaflow's cards have a folder of their own, in which a run's lie in one folder.
 
 CARDS, INCLUDED = "mf.cards", "mf.datatools"
+_CARDS_OF_A_RUN = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/").match
 _CARDS_OF = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/(?:steps/([^/]+)/)?tasks/([^/]+)/").match
 
 
@@ -158,6 +159,11 @@ def task_of_path(path: str) -> tuple[str | None, str | None]:
         return found[1], found[2] if found[1] else None
     parts = path.split("/")
     return (parts[2], parts[3]) if len(parts) >= _IN_A_TASK and parts[0] != CARDS else (None, None)
+
+
+def is_of_a_run(path: str) -> bool:
+    """Return whether a path says something of a run, whichever that is, or is that of a blob."""
+    return place_of(path) is not None or _CARDS_OF_A_RUN(path) is not None
 
 
 def moved_path(path: str, flow_name: str, run_id: str, new_run_id: str) -> str:

@@ -295,19 +295,25 @@ class Registrations:
         )
 
     def insert(self, flow: str, run: str, records: Registered) -> None:
-        """Register all that is given, of which nothing is there, in one transaction."""
-        with self._database.write() as connection:
-            if records.run is not None:
-                self._insert_run(connection, flow, records.run._replace(name=run))
-            row = run_id(connection, flow, run, create=True)
-            for each in records.steps:
-                values = (each.step, each.user_name, each.ts_epoch)
-                connection.execute(INSERT_STEP, (row, *values, digest_of(flow, run, *values)))
-            for each in records.tasks:
-                connection.execute(INSERT_TASK, (row, *each, digest_of(flow, run, *each)))
-            self.add_metadata(flow, run, records.metadata)
-            for step, task, artifact in records.artifacts:
-                self.add_artifacts(flow, run, step, task, [artifact])
+        """Register all that is given, of which nothing is there, in one transaction. Raises Damaged if it cannot be."""
+        try:
+            with self._database.write() as connection:
+                self._insert_all(connection, flow, run, records)
+        except apsw.ConstraintError as error:
+            raise Damaged(f"What is registered of run {flow}/{run} does not fit together: {error}.") from error
+
+    def _insert_all(self, connection: apsw.Connection, flow: str, run: str, records: Registered) -> None:
+        if records.run is not None:
+            self._insert_run(connection, flow, records.run._replace(name=run))
+        row = run_id(connection, flow, run, create=True)
+        for each in records.steps:
+            values = (each.step, each.user_name, each.ts_epoch)
+            connection.execute(INSERT_STEP, (row, *values, digest_of(flow, run, *values)))
+        for each in records.tasks:
+            connection.execute(INSERT_TASK, (row, *each, digest_of(flow, run, *each)))
+        self.add_metadata(flow, run, records.metadata)
+        for step, task, artifact in records.artifacts:
+            self.add_artifacts(flow, run, step, task, [artifact])
 
     def artifacts(
         self, flow: str, run: str, tasks: Iterable[tuple[str, str]]

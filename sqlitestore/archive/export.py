@@ -126,7 +126,7 @@ class _Export:
             each
             for each in self._source.files.records(folders)
             if not each.path.startswith(of_runs)
-            and layout.place_of(each.path) is None  # of a run that is in the trash, or never was
+            and not layout.is_of_a_run(each.path)  # of a run that is in the trash, or never was
         ]
         self._copy(each.key for each in files)
         with self._archive.database.write() as connection:

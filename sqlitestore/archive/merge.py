@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from sqlitestore import layout
@@ -25,7 +25,7 @@ from sqlitestore.archive.records import (
 )
 from sqlitestore.blobs import sha1_of
 from sqlitestore.database import Database
-from sqlitestore.errors import Damaged, InvalidInput, RunExists, StoreReadOnly
+from sqlitestore.errors import Damaged, DataException, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord
 from sqlitestore.maintenance.usage import content_size
 from sqlitestore.progress import SILENT, Progress
@@ -205,11 +205,13 @@ class _Merge:
             _refuse_foreign(each.path, source)
         self._check_files(source, files)
         kept = {flow: source.data.kept(flow) for flow in source.tasks.flows()}
-        self._copy(source, [*(each.key for each in files), *(key for keys in kept.values() for key in keys)])
-        for flow, keys in kept.items():
-            self._target.data.keep(flow, keys)
-        with self._target.database.write() as connection:
-            self._target.files.insert(connection, files)
+        with self._copied_from(
+            source, [*(each.key for each in files), *(key for keys in kept.values() for key in keys)]
+        ):
+            for flow, keys in kept.items():
+                self._target.data.keep(flow, keys)
+            with self._target.database.write() as connection:
+                self._target.files.insert(connection, files)
 
     def _check_files(self, source: Tables, files: Sequence[FileRecord]) -> None:
         """Raise RunExists for a path at which this file has something else, Damaged for a file under a wrong hash.
@@ -236,9 +238,10 @@ class _Merge:
         keys = list(records.artifact_blobs())
         there = source.blobs.has(keys)  # an archive names artifacts that it does not hold
         self._check_files(source, records.files)
-        self._copy(source, [*(key for key, found in zip(keys, there, strict=True) if found), *records.other_blobs()])
-        self._check_sizes(records)
-        write_run(self._target, records, None if self._trust else _origin(source, planned))
+        found = [key for key, has in zip(keys, there, strict=True) if has]
+        with self._copied_from(source, [*found, *records.other_blobs()]):
+            self._check_sizes(records)
+            write_run(self._target, records, None if self._trust else _origin(source, planned))
         self._added.append(records.pathspec)
         if planned.run_id != planned.names.run_id:
             self._renamed.append((planned.names.pathspec, records.pathspec))
@@ -252,8 +255,7 @@ class _Merge:
         there = planned.source.blobs.has(keys)
         missing = [key for key, ours, theirs in zip(keys, here, there, strict=True) if theirs and not ours]
         if missing:
-            self._copy(planned.source, missing)
-            with self._target.database.write() as connection:
+            with self._copied_from(planned.source, missing), self._target.database.write() as connection:
                 self._target.tasks.fill_stubs(connection)
             self._target.blobs.release(missing)
 
@@ -269,7 +271,10 @@ class _Merge:
                     "not imported."
                 )
 
-    def _copy(self, source: Tables, keys: Iterable[str]) -> None:
+    @contextmanager
+    def _copied_from(self, source: Tables, keys: Iterable[str]) -> Iterator[None]:
+        """Copy blobs, for the block to reference; if it fails, nothing holds them any more."""
+
         def advance(size: int) -> None:
             self._size += size
             self._progress.advance(size)
@@ -277,11 +282,17 @@ class _Merge:
         keys = list(dict.fromkeys(keys))
         self._target.blobs.copy(source.blobs, keys, advance)
         self._copied.update(keys)
+        try:
+            yield
+        except BaseException:
+            with suppress(DataException):  # the error on its way is the one to see
+                self._target.blobs.release(keys)
+            raise
 
 
 def _refuse_foreign(path: str, source: Tables) -> None:
     """Raise Damaged for a file that would say something of a run that is not in its file, or stand for a blob."""
-    if layout.place_of(path) is not None:
+    if layout.is_of_a_run(path):
         raise Damaged(
             f"{source.database.path} was doctored: its file {path!r} belongs to a run that it does not have, or is in "
             "the place of a blob."
