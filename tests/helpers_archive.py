@@ -129,10 +129,10 @@ def _commands(flow: str, run: str, tasks: Any) -> list[tuple[str, ...]]:
 
 
 def by_command(flow: FlowDataStore, name: str, command: str, pathspec: str) -> Any:
-    """Return what a command says as JSON, but for the file's name."""
+    """Return what a command says as JSON, but for the file's name and whether it is trusted."""
     outcome = helpers_cli.run(flow.datastore_root, command, pathspec, "--json")
     assert outcome.exit_code == 0, (outcome.output, name)
-    return {key: value for key, value in json.loads(outcome.stdout).items() if key != "file"}
+    return {key: value for key, value in json.loads(outcome.stdout).items() if key not in {"file", "untrusted"}}
 
 
 def of_attempt(flow: FlowDataStore, task: Any, number: int) -> dict[str, Any]:
