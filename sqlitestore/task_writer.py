@@ -135,7 +135,7 @@ class TaskDataStoreWriter(TaskDataStore):
         """
         self._check_not_done()
         _check_origin(origin)
-        origin._check_trust(next(iter(origin._objects), ""))
+        _check_trust(origin, next(iter(origin._objects), ""))
         self._objects = dict(origin._objects)
         self._info = dict(origin._info)
         self._storage_impl.hold_blobs(self._task.flow_name, list(self._objects.values()))
@@ -151,7 +151,7 @@ class TaskDataStoreWriter(TaskDataStore):
             name: key for name in check_iterable("artifact names", variables) if (key := origin._objects.get(name))
         }
         for name, key in taken.items():
-            origin._check_trust(name)
+            _check_trust(origin, name)
             self._objects[name] = key
             self._info[name] = origin._info[name]
         self._storage_impl.hold_blobs(self._task.flow_name, list(taken.values()))
@@ -173,7 +173,8 @@ class TaskDataStoreWriter(TaskDataStore):
         """Save the attributes of ``flow``, an instance of a flow's class, as artifacts.
 
         Like Metaflow's, it takes each artifact off the object while saving it, so that the memory is free again;
-        "name" and what begins with "_" stay. What ``flow._datastore`` holds is passed down first.
+        "name" and what begins with "_" stay. What ``flow._datastore`` holds is passed down first: Untrusted is
+        raised if that may not be loaded.
         """
         self._check_not_done()
         if not self._persist:
@@ -181,6 +182,7 @@ class TaskDataStoreWriter(TaskDataStore):
         if not hasattr(flow, "_datastore") or not hasattr(flow, "_EPHEMERAL"):
             raise InvalidType(f"persist takes an instance of a flow's class, not {type(flow).__name__}.")
         if flow._datastore:
+            _check_trust(flow._datastore, next(iter(flow._datastore._objects), ""))
             self._objects.update(flow._datastore._objects)
             self._info.update(flow._datastore._info)
         artifacts = list(_artifacts_of(flow))
@@ -291,6 +293,13 @@ class TaskDataStoreWriter(TaskDataStore):
                 "(or 1, ...)."
             )
         return self._attempt
+
+
+def _check_trust(origin: Any, name: str) -> None:
+    """Raise Untrusted if what would be taken over may not be loaded where it is; ``spin`` lays others over it."""
+    check = getattr(getattr(origin, "orig_datastore", origin), "_check_trust", None)
+    if check is not None:
+        check(name)
 
 
 def _check_origin(origin: object) -> None:

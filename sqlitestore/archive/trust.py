@@ -25,7 +25,7 @@ def plan_trust(store: Any, pathspecs: Iterable[str] = ()) -> list[UntrustedRun]:
     tables = tables_of(store)
     chosen = select(tables, pathspecs)
     names = set()
-    for [part, *_] in chosen.runs:
+    for part in (part for parts in chosen.runs for part in parts):
         if part.step_name is not None:
             raise InvalidPathspec(f"{part.pathspec} is a part of a run; runs are trusted as a whole.")
         names.add(part[:2])
