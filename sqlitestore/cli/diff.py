@@ -102,7 +102,7 @@ class _Files:
 
         flow = argument.partition("/")[0]
         if os.path.isfile(os.path.expanduser(argument)):
-            if self._has_flow(flow):
+            if self._may_be_flow(flow):
                 raise InvalidInput(
                     f"{argument} is a file, and {flow} is a flow of the store: write ./{argument} for the file, or "
                     f"{self.open(None).database.path}:{argument} for what is in the store."
@@ -121,6 +121,15 @@ class _Files:
                 f"flow {flow!r}."
             )
         return Given(None, argument)
+
+    def _may_be_flow(self, name: str) -> bool:
+        """Return whether a flow of the store has the name of a file; without a store, none has."""
+        from sqlitestore.errors import DataException
+
+        try:
+            return self._has_flow(name)
+        except DataException:
+            return False
 
     def _has_flow(self, flow: str) -> bool:
         return flow in self.open(None).tasks.flows()
