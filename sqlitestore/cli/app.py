@@ -25,6 +25,7 @@ from sqlitestore.cli.prune import prune, restore
 from sqlitestore.cli.show import show
 from sqlitestore.cli.text import clean
 from sqlitestore.cli.trust import trust
+from sqlitestore.cli.verify import verify
 from sqlitestore.errors import DataException
 
 INTERRUPTED = 130
@@ -91,7 +92,7 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact):
+for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact, verify):
     application.add_command(command)
 
 
