@@ -88,15 +88,15 @@ def test_every_damaged_row_is_found(two_tasks: str, name: str) -> None:
 
 OWN = "(SELECT a.id FROM attempt a JOIN run r ON r.id = a.run WHERE r.name = '1' AND a.task = '1')"
 BLOB = f"(SELECT blob FROM artifact WHERE attempt = {OWN} AND name = '%s')"
+CHUNKS = f"SELECT chunk FROM blob_chunk WHERE blob = {BLOB}"
 PLACES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     # The statement, and (kind, pathspec, name) that must be among the problems.
     "chunk": (
-        f"UPDATE chunk SET bytes = zeroblob(size) WHERE id IN (SELECT chunk FROM blob_chunk WHERE blob = {BLOB % 'own'})",
+        f"UPDATE chunk SET bytes = zeroblob(size) WHERE id IN ({CHUNKS % 'own'})",
         [("artifact", TASK, "own")],
     ),
     "shared chunk": (
-        "DELETE FROM chunk WHERE id IN "
-        f"(SELECT chunk FROM blob_chunk WHERE blob = {BLOB % 'shared'} AND position = 0)",
+        f"DELETE FROM chunk WHERE id IN ({CHUNKS % 'shared'} AND position = 0)",
         [("artifact", f"{FLOW}/{run}/a/{task}", "shared") for run in "123" for task in "012"],
     ),
     "blob in its row": (f"UPDATE blob SET bytes = x'01' WHERE id = {BLOB % 'small'}", [("artifact", TASK, "small")]),
@@ -324,7 +324,7 @@ def test_the_command_says_what_is_hurt(path: str) -> None:
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
     assert not answer["ok"]
-    assert ["small"] == [each["name"] for each in answer["problems"] if each["kind"] == "artifact"]
+    assert [each["name"] for each in answer["problems"] if each["kind"] == "artifact"] == ["small"]
     assert json.loads(run(path, "verify", "--json", "--quick").stdout)["ok"]
 
 
