@@ -22,6 +22,7 @@ from sqlitestore.cli.logs import logs
 from sqlitestore.cli.ls import ls
 from sqlitestore.cli.merge import import_
 from sqlitestore.cli.prune import prune, restore
+from sqlitestore.cli.salvage import salvage
 from sqlitestore.cli.show import show
 from sqlitestore.cli.text import clean
 from sqlitestore.cli.trust import trust
@@ -92,7 +93,7 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact, verify):
+for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact, verify, salvage):
     application.add_command(command)
 
 
