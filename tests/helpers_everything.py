@@ -57,7 +57,8 @@ def make(path: str | os.PathLike[str], tasks: int = 3, size: int = 300_000) -> s
 
 
 def _save(flow: FlowDataStore, run: str, task: str, size: int) -> None:
-    own, shared = incompressible(size, int(run) * 1000 + int(task)), incompressible(size, 5)
+    own_size = size if int(task) < 3 else 2000
+    own, shared = incompressible(own_size, int(run) * 1000 + int(task)), incompressible(size, 5)
     save_task(flow, run, "a", task, small=f"text {run} {task} " * 20, own=own, shared=shared, number=int(task))
     storage: Any = flow._storage_impl
     address = TaskAddress(FLOW, run, "a", task)

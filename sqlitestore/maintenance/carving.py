@@ -28,7 +28,7 @@ from sqlitestore.maintenance.page_file import PageFile
 from sqlitestore.maintenance.row_shapes import HEADS, INDEXES, OTHER_INDEXES, SHAPES, fits, real_numbers, tables_of
 from sqlitestore.maintenance.verification import Findings
 from sqlitestore.progress import Progress
-from sqlitestore.schema import FORMAT_3
+from sqlitestore.schema import FORMAT_3, SCHEMAS
 
 ATTACHED, ORPHANED, UNCERTAIN = 0, 2, 4
 """How sure a row is; odd numbers are for what an index says of it."""
@@ -36,7 +36,6 @@ ATTACHED, ORPHANED, UNCERTAIN = 0, 2, 4
 FREE_PAGE = 2
 """In the map of pages (https://www.sqlite.org/fileformat2.html, "Pointer Map Pages")."""
 
-TREES = [name for name, sql in FORMAT_3.items() if sql]
 KIND_OF_LEAF = {TABLE_LEAF: True, INDEX_LEAF: False, INDEX_INNER: False}
 
 
@@ -85,7 +84,9 @@ class Carver:
             kind, name, _, root, _ = row.values
             if kind in {"table", "index"} and isinstance(root, int) and name in SHAPES:
                 self.roots[name] = root
-        self.schema_whole = "sqlite_schema" not in self.hurt and "blob" in self.roots and bool(self._pages.header)
+        known = {name for name in self.roots if name in FORMAT_3}
+        complete = any(known == set(tables) for tables in SCHEMAS.values())
+        self.schema_whole = complete and "sqlite_schema" not in self.hurt and bool(self._pages.header)
         if not self.schema_whole:
             self._findings.add(
                 "structure", "the first page, which says where the tables are, is damaged", name="page 1"

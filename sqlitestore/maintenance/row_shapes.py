@@ -49,12 +49,12 @@ INDEXES = {
     "sqlite_autoindex_blob_1": "KI",
     "sqlite_autoindex_chunk_1": "DI",
     "blob_chunk_by_chunk": "III",
+    "log_by_blob": "IITTI",
 }
-"""Those from which a lost row, or what names it, can be had."""
+"""Those from which a lost row, or what names it, can be had; that of logs tells how many parts there were."""
 
 OTHER_INDEXES = {
     "artifact_by_blob": "IIT",
-    "log_by_blob": "IITTI",
     "file_by_blob": "IT",
     "trashed_file_by_blob": "IIT",
 }

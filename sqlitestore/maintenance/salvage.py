@@ -128,7 +128,7 @@ class _Salvage:
 
     def _fill(self, out: apsw.Connection, uuid: str, *, is_archive: bool) -> None:
         """Move everything; ``is_archive`` if it was one, or if nobody knows."""
-        names = RunNames(self._staging)
+        names = RunNames(self._staging, self._carver.hurt)
         content = ContentSalvage(self._staging, out, self._carver.payload, self._findings, self._progress)
         content.run()
         AttemptSalvage(self._staging, out, names, content, self._findings, self._progress).run()
@@ -171,6 +171,6 @@ def _prepare(out: apsw.Connection) -> None:
 
 def _is_uuid(text: Any) -> bool:
     try:
-        return str(UUID(text)) == text
+        return bool(str(UUID(text)) == text)
     except (ValueError, TypeError, AttributeError):
         return False

@@ -1,7 +1,8 @@
 """The names of flows and runs, which the digests of all rows cover: what they may be, and what they prove to be.
 
-Names stand in few rows, and twice: in a table and in the index of its unique columns. Where these differ, or one is
-lost, a name is a guess until the digest of any row of the run proves it.
+Names stand in few rows, and twice: in a table and in the index of its unique columns. Where these differ, a name is a
+guess until the digest of any row of the run proves it. Where they agree, or one of the two is damaged and the other
+has one name, that is taken though no row of the run is left.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class RunName(NamedTuple):
 class RunNames:
     """Knows, for the ids of runs, the names that they may have, and those that were proven."""
 
-    def __init__(self, staging: Staging) -> None:
+    def __init__(self, staging: Staging, hurt: set[str]) -> None:
+        self._hurt = hurt
         self._flows: dict[int, list[str]] = {}
         self._agreed: set[Any] = set()
         self._runs: dict[int, list[RunName]] = {}
@@ -37,8 +39,7 @@ class RunNames:
         for flow in staging.firsts("flow"):
             found = staging.find("flow", flow)
             self._flows[flow] = list(dict.fromkeys(name for _, _, name in found))
-            if len(found) > 1 and len(self._flows[flow]) == 1:
-                self._agreed.add(self._flows[flow][0])
+            self._agreed.update(name for _, _, name in self._agreed_rows("flow", found))
         for table in ("run", "trash"):
             for run in staging.firsts(table):
                 if run not in self._runs:
@@ -58,10 +59,18 @@ class RunNames:
             flows = [name for names in self._flows.values() for name in names][:MAX_FLOWS]
             found.extend(RunName(flow, real, *rest) for flow in flows for _, _, real, *rest in trash)
         found = list(dict.fromkeys(found))
-        agreed = {row[2:] for row in rows if row[0] in {0, 1}}
-        if len(found) == 1 and len(rows) > 1 and len(agreed) == 1 and found[0].flow in self._agreed:
+        agreed = self._agreed_rows("run", rows)
+        if len(found) == len(agreed) == 1 and found[0].flow in self._agreed:
             self._agreed.add(run)
         return found
+
+    def _agreed_rows(self, table: str, rows: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+        """Return (NULL, id, ...) of the rows that table and index both have, or one of them if the other is damaged."""
+        tables, indexes = ({(None, *row[1:]) for row in rows if row[0] % 2 == part} for part in (0, 1))
+        if tables and indexes:
+            return tables & indexes
+        only, other = (tables, f"sqlite_autoindex_{table}_1") if tables else (indexes, table)
+        return only if len(only) == 1 and self._hurt & {other, "sqlite_schema"} else set()
 
     def candidates(self, run: Any) -> list[RunName]:
         """Return the names that a run may have; one if it is proven, none if nothing is known."""

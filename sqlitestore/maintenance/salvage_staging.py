@@ -102,5 +102,7 @@ class Staging:
             yield "attempt", (values[4], *values[:4], None, None, None, None, None)
         elif row.name == "sqlite_autoindex_blob_1":
             yield "blob", (values[1], values[0], None, None)
+        elif row.name == "log_by_blob":
+            yield "log", (*values[1:], values[0], None, None)
         elif row.name == "blob_chunk_by_chunk":
             yield "blob_chunk", (values[1], values[2], values[0])
