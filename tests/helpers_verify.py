@@ -11,6 +11,7 @@ from helpers_store import FLOW, incompressible, save_task
 
 from sqlitestore import FlowDataStore
 from sqlitestore.maintenance.purge import purge
+from sqlitestore.maintenance.salvage import salvage
 from sqlitestore.maintenance.verify import verify
 from sqlitestore.trash import Trash
 
@@ -36,11 +37,12 @@ def work(path: str, worker: int, seconds: float) -> int:
 
 
 def memory(path: str, size: int) -> dict[str, Any]:
-    """Return the memory that verify takes for a blob of ``size`` bytes."""
+    """Return the memory that verify and salvage take for a blob of ``size`` bytes."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         save_task(flow, "0", warm=incompressible(3_000_000))
         save_task(flow, "1", large=np.random.default_rng(1).bytes(size))
     verify(path)
     results: list[Any] = []
     verifying = peak_above(lambda: results.append(verify(path)))
-    return {"verifying": verifying, "ok": results[0].ok}
+    salvaging = peak_above(lambda: results.append(salvage(path, path + ".out")))
+    return {"verifying": verifying, "salvaging": salvaging, "ok": results[0].ok and results[1].whole}

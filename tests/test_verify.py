@@ -297,14 +297,6 @@ def test_others_that_write_and_prune_meanwhile_are_no_problem(tmp_path: Path) ->
     assert verify(path).ok
 
 
-def test_memory_is_bounded(tmp_path: Path) -> None:
-    """For a blob of 300 MB."""
-    with start(helpers_verify.memory, str(tmp_path / "runs.db"), 300_000_000) as process:
-        outcome = result_of(process)
-    assert outcome["ok"]
-    assert outcome["verifying"] < 64 * 2**20
-
-
 # The command line
 
 

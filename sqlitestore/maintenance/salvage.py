@@ -112,7 +112,7 @@ class _Salvage:
     def run(self) -> None:
         """Do it. Without a journal: the file is thrown away if anything fails."""
         stores = list(self._staging.all("store"))
-        if not stores and not any(self._staging.firsts(name) for name in ("blob", "attempt", "run")):
+        if not stores and not any(next(self._staging.firsts(name), None) for name in ("blob", "attempt", "run")):
             raise NotAStore(f"Nothing of a store is left in {self._findings.path}, or it never was one.")
         _, _, uuid, kind, created, _ = stores[0] if stores else (0, 1, "", schema.LIVE, 0.0, "")
         if not stores or kind not in {schema.LIVE, schema.ARCHIVE} or not _is_uuid(uuid) or not created >= 0:
