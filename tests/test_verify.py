@@ -62,6 +62,14 @@ def test_a_whole_store_has_no_problem(path: str) -> None:
     assert min(map(len, before.values())) > 0
 
 
+def test_a_file_at_rest_is_not_touched(tmp_path: Path) -> None:
+    """Not even an old format."""
+    copy = str(shutil.copy(GOLDEN[0], tmp_path / "old.db"))
+    before = Path(copy).read_bytes()
+    assert verify(copy).ok
+    assert Path(copy).read_bytes() == before
+
+
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.stem)
 @pytest.mark.parametrize("read_only", [True, False])
 def test_files_of_all_formats_are_whole(golden: Path, read_only: bool, tmp_path: Path) -> None:
@@ -171,6 +179,8 @@ PLACES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "sequence": ("UPDATE sqlite_sequence SET seq = 1", [("table", "", "sqlite_sequence")]),
     "sequence gone": ("DELETE FROM sqlite_sequence", [("table", "", "sqlite_sequence")]),
     "store": ("UPDATE store SET created = -5.0", [("table", "", "store")]),
+    "store's identity": ("UPDATE store SET uuid = 5", [("store", "", "")]),
+    "a reference": ("UPDATE registered_task SET run = 98", [("reference", "", "registered_task")]),
     "chunk that nobody needs": (
         "INSERT INTO chunk(digest, size, codec, bytes) VALUES (zeroblob(16), 3, 0, x'010203')", [("chunk", "", "*")],
     ),
@@ -223,6 +233,17 @@ def test_a_row_that_only_the_index_has_is_named(path: str) -> None:
     _overwrite(path, page, b"")
     found = verify(path)
     assert ("attempt", TASK) in {(each.kind, each.pathspec) for each in found.problems}
+
+
+def test_an_index_that_tells_something_else_is_found(path: str) -> None:
+    """Only SQLite's own check compares a table with its indexes."""
+    page = _leaf(path, "artifact_by_blob")
+    with open(path, "rb") as file:
+        file.seek((page - 1) * 8192)
+        content = file.read(8192)
+    _overwrite(path, page, content.replace(b"small", b"smalk", 1))
+    for quick in (False, True):
+        assert {problem.kind for problem in verify(path, quick=quick).problems} == {"structure"}
 
 
 def _leaf(path: str, table: str) -> int:

@@ -12,7 +12,8 @@ only where nothing else is known. Cells of a page that its array of cells does n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlitestore.maintenance.page_cells import (
     INDEX_INNER,
@@ -39,6 +40,13 @@ FREE_PAGE = 2
 KIND_OF_LEAF = {TABLE_LEAF: True, INDEX_LEAF: False, INDEX_INNER: False}
 
 
+Records: TypeAlias = Sequence[tuple[int, list[Any]]]
+"""The rows in a page: each cell's index, and the values."""
+
+LOOK_LIKE_OTHERS = {"blob", "chunk", "blob_chunk", "blob_chunk_by_chunk"}
+"""Tables and indexes that take more than the types of their columns to be told from each other."""
+
+
 class Row(NamedTuple):
     """A row of the table or index ``name``. In tables with a rowid that is the first value; content is left out."""
 
@@ -62,6 +70,8 @@ class Carver:
         self._free = bytearray(pages.count + 1)
         self._knows_free = False
         self.roots: dict[str, int] = {}
+        # Content is fetched row by row, in the order of its pages.
+        self._parsed = lru_cache(maxsize=16)(self._parse)
 
     def rows(self) -> Iterator[Row]:
         """Yield all rows, the attached ones first."""
@@ -75,9 +85,12 @@ class Carver:
 
     def payload(self, page: int, cell: int) -> list[Any] | None:
         """Return all values of the row at a place, None if it cannot be read."""
-        found = parse_page(self._pages.page(page), page).cells.get(cell)
+        found = self._parsed(page).cells.get(cell)
         payload = None if found is None else whole_payload(found, self._pages.page)
         return None if payload is None else decode_record(payload)
+
+    def _parse(self, number: int) -> Page:
+        return parse_page(self._pages.page(number), number)
 
     def _attached(self) -> Iterator[Row]:
         for row in self._tree("sqlite_schema", 1):
@@ -100,33 +113,36 @@ class Carver:
         waiting = [root]
         while waiting:
             number = waiting.pop()
-            page = self._page_of(name, number)
-            if page is None:
+            found = self._page_of(name, number)
+            if found is None:
                 self._report(name, number, "is lost")
                 continue
+            page, records = found
             self._reached[number] = 1
             self._progress.advance(1)
             if page.hurt:
                 self._report(name, number, "is damaged")
-            yield from self._rows_of(name, ATTACHED, number, page)
+            yield from self._rows_of(name, ATTACHED, number, page, records)
             if page.kind in {TABLE_INNER, INDEX_INNER}:
                 waiting.append(page.right)
                 waiting.extend(cell.child for cell in page.cells.values())
 
-    def _page_of(self, name: str, number: int) -> Page | None:
-        """Return a page of a tree, None if it is none, is in a tree already, or has rows of another table."""
+    def _page_of(self, name: str, number: int) -> tuple[Page, Records] | None:
+        """Return a page of a tree, and its rows; None if it is none, is in a tree already, or is of another table."""
         if not 0 < number <= self._pages.count or self._reached[number]:
             return None
-        page = parse_page(self._pages.page(number), number)
+        page = self._parse(number)
         kinds = {INDEX_LEAF, INDEX_INNER} if _is_index(name) else {TABLE_LEAF, TABLE_INNER}
         if page.kind not in kinds:
             return None
-        if page.kind != TABLE_INNER and page.cells:
-            rows = [values for _, values in self._records(page)]
+        records = [] if page.kind == TABLE_INNER else list(self._records(page))
+        rows = [values for _, values in records]
+        likely = name not in LOOK_LIKE_OTHERS and 2 * sum(fits(name, values) for values in rows) >= len(rows)
+        if rows and not likely:
             others = tables_of(rows, rowid=page.kind == TABLE_LEAF)
             if others and name not in others and not _same_shape(name, others):
                 return None
-        return page
+        return page, records
 
     def _report(self, name: str, number: int, what: str) -> None:
         self.hurt.add(name)
@@ -150,11 +166,9 @@ class Carver:
                 if values is not None:
                     yield index, values
 
-    def _rows_of(self, name: str, rank: int, number: int, page: Page) -> Iterator[Row]:
-        if page.kind == TABLE_INNER:
-            return
+    def _rows_of(self, name: str, rank: int, number: int, page: Page, records: Records) -> Iterator[Row]:
         count = 0
-        for index, values in self._records(page):
+        for index, values in records:
             if not fits(name, values):
                 continue
             count += 1
@@ -162,7 +176,7 @@ class Carver:
             if page.kind == TABLE_LEAF and row[0] is None:
                 row[0] = page.cells[index].rowid
             yield Row(name, rank + (name in INDEXES), number, index, row)
-        if count < len(page.cells) and rank == ATTACHED:
+        if count < len(page.cells) and rank == ATTACHED and page.kind != TABLE_INNER:
             self._report(name, number, "has rows that are damaged")
 
     def _orphaned(self) -> Iterator[Row]:
@@ -171,13 +185,13 @@ class Carver:
             if self._reached[number] or self._free[number]:
                 continue
             self._progress.advance(1)
-            page = parse_page(self._pages.page(number), number)
+            page = self._parse(number)
             if page.kind not in KIND_OF_LEAF or not page.cells:
                 continue
-            rows: Sequence[list[Any]] = [values for _, values in self._records(page)]
-            for name in tables_of(rows, rowid=KIND_OF_LEAF[page.kind]):
+            records = list(self._records(page))
+            for name in tables_of([values for _, values in records], rowid=KIND_OF_LEAF[page.kind]):
                 if name not in OTHER_INDEXES and (name in self.hurt or name not in self.roots or not self.schema_whole):
-                    yield from self._rows_of(name, rank, number, page)
+                    yield from self._rows_of(name, rank, number, page, records)
 
     def _find_free_pages(self) -> None:
         """Mark the pages on the list of free pages, and those that the map of pages says are free."""

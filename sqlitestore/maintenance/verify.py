@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import apsw
@@ -72,29 +72,55 @@ def verify(
     is no file, StoreBusy if another process keeps it locked.
     """
     start = time.monotonic()
-    path = store.path if isinstance(store, Database) else os.fspath(store)
-    findings = Findings(path)
-    try:
-        if isinstance(store, Database):
+    if isinstance(store, Database):
+        findings = Findings(store.path)
+        with _as_problem(findings):
             _check(store, findings, quick=quick, progress=progress)
-        else:
-            with _opened(path) as database:
-                _check(database, findings, quick=quick, progress=progress)
+    else:
+        findings = _check_path(os.fspath(store), quick=quick, progress=progress)
+    seconds = time.monotonic() - start
+    return Verification(findings.path, quick, findings.checked, findings.problems, findings.found, seconds)
+
+
+def _check_path(path: str, *, quick: bool, progress: Progress) -> Findings:
+    """Check a file without changing it, if nobody has it open or a log lies beside it.
+
+    A file at rest is read without locks. So if somebody wrote to it meanwhile, what seemed hurt is looked at again
+    beside the writers; and a journal beside it is half a transaction, which only SQLite itself may undo.
+    """
+    before = _state(path)
+    read_only = not os.path.exists(path + "-journal")
+    findings = _check_opened(path, read_only=read_only, quick=quick, progress=progress)
+    if findings.found and read_only and _state(path) != before:
+        findings = _check_opened(path, read_only=False, quick=quick, progress=progress)
+    return findings
+
+
+def _check_opened(path: str, *, read_only: bool, quick: bool, progress: Progress) -> Findings:
+    findings = Findings(path)
+    with _as_problem(findings), closing(Database(path, create=False, read_only=read_only)) as database:
+        _check(database, findings, quick=quick, progress=progress)
+    return findings
+
+
+@contextmanager
+def _as_problem(findings: Findings) -> Iterator[None]:
+    """Make an error that leaves nothing to be checked the problem that it is."""
+    try:
+        yield
     except (StoreMissing, StoreBusy):
         raise
     except DataException as error:
         findings.add("store", str(error))
-    seconds = time.monotonic() - start
-    return Verification(path, quick, findings.checked, findings.problems, findings.found, seconds)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Database]:
-    database = Database(path, create=False)
+def _state(path: str) -> tuple[Any, ...]:
     try:
-        yield database
-    finally:
-        database.close()
+        status = os.stat(path)
+    except OSError:
+        return ()
+    beside = [os.path.exists(path + suffix) for suffix in ("-wal", "-journal")]
+    return (status.st_mtime_ns, status.st_size, status.st_ino, *beside)
 
 
 def _check(database: Database, findings: Findings, *, quick: bool, progress: Progress) -> None:
