@@ -179,7 +179,7 @@ PLACES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "sequence": ("UPDATE sqlite_sequence SET seq = 1", [("table", "", "sqlite_sequence")]),
     "sequence gone": ("DELETE FROM sqlite_sequence", [("table", "", "sqlite_sequence")]),
     "store": ("UPDATE store SET created = -5.0", [("table", "", "store")]),
-    "store's identity": ("UPDATE store SET uuid = 5", [("store", "", "")]),
+    "store's identity": ("UPDATE store SET uuid = x'05'", [("store", "", "")]),
     "a reference": ("UPDATE registered_task SET run = 98", [("reference", "", "registered_task")]),
     "chunk that nobody needs": (
         "INSERT INTO chunk(digest, size, codec, bytes) VALUES (zeroblob(16), 3, 0, x'010203')", [("chunk", "", "*")],
