@@ -221,6 +221,25 @@ def test_the_log_beside_the_file_counts(path: str, out: str) -> None:
     assert inventory(out)[0]["attempt", FLOW, "late", "a", "1", 0][1] is None  # it had only started
 
 
+def test_half_a_transaction_is_undone(path: str, out: str) -> None:
+    """A file in rollback mode whose writer was killed: the journal beside it has the pages as they were."""
+    code = (
+        "import apsw, os, sys; c = apsw.Connection(sys.argv[1]); c.execute('PRAGMA journal_mode=DELETE')\n"
+        "c.execute('PRAGMA cache_size=1; BEGIN; UPDATE attempt SET started = 1.0; DELETE FROM artifact;"
+        " DELETE FROM chunk'); c.cache_flush(); os._exit(0)"
+    )
+    items = inventory(path)[0]
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    journal = Path(path + "-journal").read_bytes()
+    assert journal[:2] == b"\xd9\xd5"
+    copy = str(shutil.copy(path, path + ".copy"))
+    assert not salvage(copy, out).whole  # without its journal
+    os.unlink(out)
+    assert salvage(path, out).whole
+    assert inventory(out)[0] == items
+    assert Path(path + "-journal").read_bytes() == journal
+
+
 def test_other_page_sizes(path: str, out: str) -> None:
     """Told without the header: by what the pages look like."""
     items = inventory(path)[0]

@@ -1,7 +1,8 @@
 """The pages of a database file, read without SQLite: also of a file that SQLite refuses. Nothing is written.
 
 https://www.sqlite.org/fileformat2.html says what stands where. A write-ahead log beside the file counts as far as it
-was committed: the latest frame of a page takes the page's place.
+was committed: the latest frame of a page takes the page's place. A rollback journal holds the pages as they were before
+a transaction that did not end: they take the place of what it left half written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ SAMPLE = 400
 """Places at which a page size is tried out."""
 
 LOG_MAGIC = (0x377F0682, 0x377F0683)
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 LOG_HEADER, FRAME_HEADER = 32, 24
 
 
@@ -33,16 +35,17 @@ class PageFile:
 
     def __init__(self, path: str) -> None:
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by the with of the caller
-        self._log: BinaryIO | None = None
-        self._frames: dict[int, int] = {}
+        self._beside: list[BinaryIO] = []
+        self._places: dict[int, tuple[BinaryIO, int]] = {}
+        """Where a page stands that is not in the file itself."""
         size = os.fstat(self._file.fileno()).st_size
         first = self._file.read(100)
         self.page_size = self._choose_page_size(first, size)
         self.count = -(-size // self.page_size)
-        log_path = path + "-wal"
-        if os.path.exists(log_path) and os.path.getsize(log_path) > LOG_HEADER:
-            self._log = open(log_path, "rb")  # noqa: SIM115
-            self._read_log(self._log)
+        for suffix, smallest, read in (("-wal", LOG_HEADER, self._read_log), ("-journal", 512, self._read_journal)):
+            if os.path.exists(path + suffix) and os.path.getsize(path + suffix) > smallest:
+                self._beside.append(open(path + suffix, "rb"))  # noqa: SIM115
+                read(self._beside[-1])
         self.header = self.page(1)[:100]
         if not self.header.startswith(MAGIC):
             self.header = b""
@@ -52,18 +55,17 @@ class PageFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._log is not None:
-            self._log.close()
+        for file in (self._file, *self._beside):
+            file.close()
 
     def page(self, number: int) -> bytes:
         """Return a page, b"" if there is none of that number; zeros stand for what is cut off."""
         if not 0 < number <= self.count:
             return b""
-        place = self._frames.get(number)
-        if place is not None and self._log is not None:
-            self._log.seek(place)
-            return self._log.read(self.page_size)
+        if number in self._places:
+            file, place = self._places[number]
+            file.seek(place)
+            return file.read(self.page_size)
         self._file.seek((number - 1) * self.page_size)
         return self._file.read(self.page_size).ljust(self.page_size, b"\0")
 
@@ -105,7 +107,7 @@ class PageFile:
         checksum = _log_checksum(header[:24], (0, 0), order)
         if magic not in LOG_MAGIC or checksum != struct.unpack(">II", header[24:]) or page_size != self.page_size:
             return
-        waiting: dict[int, int] = {}
+        waiting: dict[int, tuple[BinaryIO, int]] = {}
         while len(head := log.read(FRAME_HEADER)) == FRAME_HEADER:
             place = log.tell()
             data = log.read(page_size)
@@ -113,11 +115,33 @@ class PageFile:
             if len(data) < page_size or head[8:16] != header[16:24] or checksum != struct.unpack(">II", head[16:]):
                 break
             number, committed = struct.unpack(">II", head[:8])
-            waiting[number] = place
+            waiting[number] = (log, place)
             if committed:
-                self._frames |= waiting
+                self._places |= waiting
                 waiting = {}
                 self.count = committed
+
+    def _read_journal(self, journal: BinaryIO) -> None:
+        """Note where the pages are that an interrupted transaction changed ("The Rollback Journal")."""
+        size = os.fstat(journal.fileno()).st_size
+        start = 0
+        while start + 28 <= size:
+            journal.seek(start)
+            header = journal.read(28)
+            records, _, count, sector, page_size = struct.unpack(">5I", header[8:])
+            if header[:8] != JOURNAL_MAGIC or page_size != self.page_size or sector < 28:  # noqa: PLR2004
+                return
+            if start == 0:
+                self.count = count
+            start += sector
+            if records == 0xFFFFFFFF:  # noqa: PLR2004 - as many as there are
+                records = (size - start) // (page_size + 8)
+            for place in range(start, start + records * (page_size + 8), page_size + 8):
+                journal.seek(place)
+                number = int.from_bytes(journal.read(4), "big")
+                if place + page_size + 8 <= size:
+                    self._places.setdefault(number, (journal, place + 4))
+            start = -(-(start + records * (page_size + 8)) // sector) * sector
 
 
 def _log_checksum(data: bytes, start: tuple[int, int], order: str) -> tuple[int, int]:

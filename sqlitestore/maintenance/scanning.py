@@ -121,7 +121,7 @@ def ids_in_index(database: Database, table: str, findings: Findings) -> list[int
 
 def interruptible(connection: apsw.Connection) -> None:
     """Let Ctrl-C end a statement that lasts: Python sees a signal only when its own code runs."""
-    connection.set_progress_handler(_go_on, 1_000_000)
+    connection.set_progress_handler(_go_on, 1000)
 
 
 def uninterruptible(connection: apsw.Connection) -> None:
