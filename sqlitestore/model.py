@@ -35,7 +35,7 @@ class TaskAddress(NamedTuple):
     @property
     def pathspec(self) -> str:
         """``Flow/run/step/task``, as the command line writes it."""
-        return "/".join(self)
+        return "/".join(map(str, self))  # in a damaged row a name may be a number
 
 
 class Attempt(NamedTuple):

@@ -21,8 +21,9 @@ COMMANDS = {
     "logs": [["logs", TASK]],
     "du": [["du"], ["du", "Train"], ["du", "Train/1"]],
     "info": [["info"]],
+    "verify": [["verify"], ["verify", "--quick"]],
 }
-CHANGING = ("export", "import", "trust", "prune", "restore", "compact")
+CHANGING = ("export", "import", "trust", "prune", "restore", "compact", "salvage")
 """Commands that change the file, or make one; their tests are elsewhere."""
 
 EVERY_CALL = [call for calls in COMMANDS.values() for call in calls]

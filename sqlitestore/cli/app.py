@@ -23,10 +23,12 @@ from sqlitestore.cli.logs import logs
 from sqlitestore.cli.ls import ls
 from sqlitestore.cli.merge import import_
 from sqlitestore.cli.prune import prune, restore
+from sqlitestore.cli.salvage import salvage
 from sqlitestore.cli.show import show
 from sqlitestore.cli.tag import tag
 from sqlitestore.cli.text import clean
 from sqlitestore.cli.trust import trust
+from sqlitestore.cli.verify import verify
 from sqlitestore.errors import DataException
 
 INTERRUPTED = 130
@@ -93,7 +95,12 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info, export, import_, trust, diff, tag, prune, restore, compact):
+COMMANDS = (
+    *(ls, show, get, logs, du, info, diff),
+    *(export, import_, trust, tag, prune, restore, compact),
+    *(verify, salvage),
+)
+for command in COMMANDS:
     application.add_command(command)
 
 
