@@ -10,6 +10,8 @@
     TrainFlow/12/train/40/0.anything          metadata of the attempt, JSON
     TrainFlow/12/train/40/anything            metadata of the task, JSON
 
+and, beside these, what a metadata provider keeps in files (see ``metadata_path``) in folders ``_meta``.
+
 Everything else is a file. Pure: no tables, no storage; whoever has paths on one side and our tables on the other uses
 this module, and nobody else knows the layout.
 """
@@ -37,6 +39,12 @@ PREVIEWER = "sqlitestore"
 
 UNTRUSTED = "untrusted run "
 """Begins the encoding under which Metaflow sees the artifacts of a run that may not be unpickled; then the run."""
+
+DATA_FOLDER, METADATA_FOLDER = "data", "_meta"
+"""Beside the runs of a flow, the blobs; at each level, what a metadata provider keeps in files."""
+
+OURS = "sqlitestore"
+"""In a document of an attempt: what Metaflow's has no place for, and does not look at."""
 
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
 _IN_A_TASK = 5
@@ -190,6 +198,20 @@ def read_attempt_document(document: bytes) -> float | None:
     if type(started) is float and isfinite(started) and attempt_document(started) == document:
         return started
     return None
+
+
+def with_ours(document: bytes, ours: Mapping[str, Any]) -> bytes:
+    """Return a document that also says what Metaflow's has no place for."""
+    return json.dumps({**json.loads(document), OURS: ours}).encode()
+
+
+def without_ours(document: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return a document as Metaflow writes it, and what ``with_ours`` put into it."""
+    found = _json(document)
+    if not isinstance(found, dict) or not isinstance(found.get(OURS), dict):
+        return document, {}
+    ours = found.pop(OURS)
+    return json.dumps(found).encode(), ours
 
 
 DONE_DOCUMENT = b'""'

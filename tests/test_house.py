@@ -30,7 +30,7 @@ FLOORS = [
     ["trash"],
     ["tables"],
     ["storage"],
-    ["content_addressed_store", "artifact_lookup"],
+    ["content_addressed_store", "artifact_lookup", "path_storage"],
     ["task_datastore"],
     ["task_reader", "task_writer", "spin_datastore"],
     ["flow_datastore"],
