@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlitestore.metaflow.objects import Objects, Thing
+from sqlitestore.paths.objects import Objects, Thing
 from sqlitestore.model import TaskAddress
 
 LEVELS = ("root", "flow", "run", "step", "task", "artifact")

@@ -62,7 +62,7 @@ class SQLiteMetadataProvider(MetadataProvider):
     def _store(cls, *, create: bool = False) -> Any:
         """Return the store, None if there is no file; only who registers something makes one."""
         with as_metaflow():
-            from sqlitestore.metaflow.stores import store_at
+            from sqlitestore.paths.stores import store_at
 
             return store_at(cls._file(), create=create)
 
@@ -118,7 +118,7 @@ class SQLiteMetadataProvider(MetadataProvider):
     def register_metadata(self, run_id: str, step_name: str, task_id: str, metadata: Iterable[Any]) -> None:
         """Add metadata of a task; values may be whatever JSON can hold, and a name may come again."""
         with as_metaflow():
-            from sqlitestore.metaflow.here import relative
+            from sqlitestore.paths.here import relative
             from sqlitestore.registrations import RegisteredMetadatum
 
             store = self._store(create=True)
@@ -143,7 +143,7 @@ class SQLiteMetadataProvider(MetadataProvider):
     ) -> None:
         """Register artifacts of an attempt. Those that the file holds itself are there already."""
         with as_metaflow():
-            from sqlitestore.metaflow.here import HERE
+            from sqlitestore.paths.here import HERE
             from sqlitestore.model import TaskAddress
             from sqlitestore.registrations import RegisteredArtifact
 
@@ -220,7 +220,7 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
         with as_metaflow():
-            from sqlitestore.metaflow.objects import objects_of
+            from sqlitestore.paths.objects import objects_of
             from sqlitestore.metaflow.queries import below, itself
 
             store = cls._store()
@@ -248,7 +248,7 @@ def _held(store: Any, task: Any, number: int) -> dict[str, tuple[str, str]]:
 
 def _register_found_run(store: Any, flow_name: str, run_id: str) -> None:
     """Register a run that is only known by its tasks, so that it can have tags."""
-    from sqlitestore.metaflow.objects import Objects
+    from sqlitestore.paths.objects import Objects
 
     if store.registrations.run(flow_name, run_id) is None:
         run = Objects(store).run_of(flow_name, run_id)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from sqlitestore import pickle_preview
 from sqlitestore.layout import METAFLOW_PICKLE, PICKLE
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.paths.stores import Store
 from sqlitestore.model import Artifact
 
 HEAD = 2**20

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any
 
 from sqlitestore.layout import encoding_for_metaflow
-from sqlitestore.metaflow.here import HERE, absolute
-from sqlitestore.metaflow.reading import TYPE
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.paths.here import HERE, absolute
+from sqlitestore.paths.reading import TYPE
+from sqlitestore.paths.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
 

@@ -21,9 +21,9 @@ from sqlitestore import layout
 from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
 from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
-from sqlitestore.metaflow.previews import with_previews
-from sqlitestore.metaflow.reading import TYPE, find, in_folder
-from sqlitestore.metaflow.stores import Store, task_ends, task_starts
+from sqlitestore.paths.previews import with_previews
+from sqlitestore.paths.reading import TYPE, find, in_folder
+from sqlitestore.paths.stores import Store, task_ends, task_starts
 from sqlitestore.model import TaskAddress
 from sqlitestore.tasks import Finished
 

@@ -15,7 +15,7 @@ from sqlitestore.artifact_lookup import ArtifactsTogether
 from sqlitestore.blobs import BlobReader
 from sqlitestore.errors import BlobLeftOut
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace, Place
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.paths.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 
 TYPE = "sqlite"
