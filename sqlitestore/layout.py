@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
@@ -309,6 +309,40 @@ def _is_plain(artifact: Artifact) -> bool:
         and isinstance(artifact.serializer_info, dict)
         and not any(isinstance(value, int) and value.bit_length() > 63 for value in artifact.serializer_info.values())  # noqa: PLR2004
     )
+
+
+def moved_data_document(
+    document: bytes, datastore: str, keys: Mapping[str, str], sizes: Mapping[str, int]
+) -> tuple[bytes, dict[str, Any]]:
+    """Return a ``data.json`` as one of another datastore, and what ``with_ours`` had put into it.
+
+    ``keys`` are the new keys of blobs that are others there, by the old ones; ``sizes`` [bytes] theirs by the new ones.
+    """
+    document, ours = without_ours(document)
+    found = _json(document)
+    if not isinstance(found, dict) or not isinstance(found.get("objects"), dict):
+        return document, ours
+    found["datastore"] = datastore
+    for name, key in found["objects"].items():
+        if key in keys and isinstance(found.get("info"), dict):
+            found["objects"][name] = keys[key]
+            found["info"].get(name, {})["size"] = sizes[keys[key]]
+    return json.dumps(found).encode(), ours
+
+
+def objects_in_data_document(document: bytes) -> dict[str, tuple[str, str]]:
+    """Return key and type of each artifact that a ``data.json`` names, by name; none for another document."""
+    found = _json(document)
+    objects, infos = (found.get("objects"), found.get("info")) if isinstance(found, dict) else (None, None)
+    if not isinstance(objects, dict):
+        return {}
+    infos = infos if isinstance(infos, dict) else {}
+    return {name: (key, str((infos.get(name) or {}).get("type"))) for name, key in objects.items() if _is_key(key)}
+
+
+def metadata_path(names: Iterable[str], name: str) -> str:
+    """Return where a provider that keeps files has one of what ``names`` (flow, run, step, task) name."""
+    return "/".join([*names, METADATA_FOLDER, f"{name}.json"])
 
 
 def keys_in_data_document(document: bytes) -> list[str]:

@@ -24,6 +24,7 @@ from sqlitestore.cli.merge import import_
 from sqlitestore.cli.prune import prune, restore
 from sqlitestore.cli.show import show
 from sqlitestore.cli.text import clean
+from sqlitestore.cli.transfer import pull, push
 from sqlitestore.cli.trust import trust
 from sqlitestore.errors import DataException
 
@@ -91,7 +92,7 @@ def application(file: str | None) -> None:
     del file  # the commands open it
 
 
-for command in (ls, show, get, logs, du, info, export, import_, trust, prune, restore, compact):
+for command in (ls, show, get, logs, du, info, export, import_, trust, push, pull, prune, restore, compact):
     application.add_command(command)
 
 

@@ -143,8 +143,8 @@ class SQLiteMetadataProvider(MetadataProvider):
     ) -> None:
         """Register artifacts of an attempt. Those that the file holds itself are there already."""
         with as_metaflow():
-            from sqlitestore.paths.here import HERE
             from sqlitestore.model import TaskAddress
+            from sqlitestore.paths.here import HERE
             from sqlitestore.registrations import RegisteredArtifact
 
             store = self._store(create=True)
@@ -220,8 +220,8 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
         with as_metaflow():
-            from sqlitestore.paths.objects import objects_of
             from sqlitestore.metaflow.queries import below, itself
+            from sqlitestore.paths.objects import objects_of
 
             store = cls._store()
             if store is None:

@@ -122,7 +122,7 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         return CloseAfterUse(self._handed_out(list(keys), files), closer=files)
 
     def _explain_missing(self, path: str) -> None:
-        from sqlitestore.metaflow.reading import explain_missing
+        from sqlitestore.paths.reading import explain_missing
 
         root = self._root()
         store = self._store(root)
