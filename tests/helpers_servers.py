@@ -37,7 +37,8 @@ class S3Server(NamedTuple):
     @property
     def environment(self) -> dict[str, str]:
         """Return the variables for Metaflow, and for whatever uses AWS's."""
-        return {**NO_AWS, "METAFLOW_S3_ENDPOINT_URL": self.url, "AWS_ENDPOINT_URL_S3": self.url}
+        urls = {"METAFLOW_S3_ENDPOINT_URL": self.url, "AWS_ENDPOINT_URL_S3": self.url}
+        return {**NO_AWS, **urls, "METAFLOW_S3_WORKER_COUNT": "3"}  # 64 by default, each a process
 
     def bucket(self) -> str:
         """Make a bucket of a new name."""

@@ -9,7 +9,7 @@
     TrainFlow/12/train/40/_meta/sysmeta_ds-root_17...json  a metadatum and its time [ms since 1970]
     TrainFlow/12/train/40/_meta/0_artifact_model.json      an artifact of attempt 0
 
-In a bucket they stand beside the data in the same way: whoever pulls from there, or copies them to a folder, has all.
+``providers`` says where they are kept in an object store.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ DATATOOLS = "data"
 
 _URL = re.compile(r"[a-z0-9]+://(?:.*/)?([^/]+/[0-9a-f]{40})", re.DOTALL).fullmatch
 _UNICODE = {"SHORT_BINUNICODE", "BINUNICODE"}
-_FRAME = 9
 _SHORT = 256
+_HAS_SHORT = 4
+"""The protocol that brought frames, and short forms of short texts."""
 
 
 class Included:
@@ -85,21 +86,22 @@ def with_urls(data: bytes, change: Callable[[str], str]) -> bytes:
     except ValueError:
         return data
     ends = [position for _, _, position in ops[1:]] + [len(data)]
+    protocol = next((arg for name, arg, _ in ops if name == "PROTO"), 0)
     frames = [position for name, _, position in ops if name == "FRAME"]
     parts: list[bytes] = []
     for (name, arg, position), end in zip(ops, ends, strict=True):
         changed = change(str(arg)) if name in _UNICODE else None
         if name == "FRAME":
             continue
-        parts.append(data[position:end] if changed in {None, arg} else _unicode(str(changed)))
+        parts.append(data[position:end] if changed in {None, arg} else _unicode(str(changed), protocol))
     body = b"".join(parts)
     if frames == [2]:  # all in one frame after the opcode that names the protocol, as of any small pickle
         return body[:2] + b"\x95" + (len(body) - 2).to_bytes(8, "little") + body[2:]
-    return body if frames else b"".join(parts)
+    return body
 
 
-def _unicode(text: str) -> bytes:
+def _unicode(text: str, protocol: int) -> bytes:
     raw = text.encode("utf-8", "surrogatepass")
-    if len(raw) < _SHORT:
+    if len(raw) < _SHORT and protocol >= _HAS_SHORT:
         return b"\x8c" + len(raw).to_bytes(1, "little") + raw
     return b"X" + len(raw).to_bytes(4, "little") + raw

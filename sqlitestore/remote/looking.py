@@ -18,7 +18,7 @@ Run = tuple[str, str]
 
 @dataclass
 class Listing:
-    """The paths of a run: its steps, and by task what stands there and what a metadata provider keeps of it."""
+    """The paths of a run: its steps, and by task what stands there and (in a folder) a metadata provider's."""
 
     steps: list[str] = field(default_factory=list)
     files: dict[TaskAddress, set[str]] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Listing:
         """Return whether there is something at a path of a task."""
         parts = path.split("/")
         task = TaskAddress(*parts[:4]) if len(parts) > len(TaskAddress._fields) else None
-        return task is not None and (path in self.files.get(task, ()) or path in self.metadata.get(task, ()))
+        return task is not None and path in self.files.get(task, ())
 
 
 def look(paths: Paths, runs: Sequence[Run]) -> dict[Run, Listing]:
@@ -45,7 +45,9 @@ def look(paths: Paths, runs: Sequence[Run]) -> dict[Run, Listing]:
             found[task[:2]].files[task] = set()
             found[task[:2]].metadata[task] = set()
     tasks = [task for listing in found.values() for task in listing.files]
-    folders = [task.pathspec for task in tasks] + [f"{task.pathspec}/{layout.METADATA_FOLDER}" for task in tasks]
+    folders = [task.pathspec for task in tasks]
+    if paths.type == "local":  # elsewhere they are not listed: see ``providers``
+        folders += [f"{task.pathspec}/{layout.METADATA_FOLDER}" for task in tasks]
     for entry in paths.below(folders):
         if entry.is_file:
             parts = entry.path.split("/")

@@ -26,6 +26,7 @@ from sqlitestore.progress import SILENT, Progress
 from sqlitestore.remote.documents import self_path
 from sqlitestore.remote.included import Included
 from sqlitestore.remote.looking import Listing, Run, look, runs_there, tree
+from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pulled_files import pull_files, pull_included
 from sqlitestore.remote.pulled_records import Registering
 from sqlitestore.remote.report import Report
@@ -62,7 +63,9 @@ def pull(
     A run that is at both ends with other content is left as it is, and stands in the report's ``problems``, as does one
     whose blobs are missing or damaged. Raises NotFound for a pathspec of nothing, and StoreUnavailable.
     """
-    work = _Pull(tables_of(store), Paths(source), Paths(metadata or source), progress, dry_run=dry_run)
+    paths = Paths(source)
+    provider = Provider(paths if metadata is None else Paths(metadata))
+    work = _Pull(tables_of(store), paths, provider, progress, dry_run=dry_run)
     progress.start("Pulling", None, "bytes")
     try:
         runs = runs_there(work.source, pathspecs)
@@ -77,11 +80,11 @@ def pull(
 class _Pull:
     """The work, and what is counted on the way."""
 
-    def __init__(self, tables: Tables, source: Paths, metadata: Paths, progress: Progress, *, dry_run: bool) -> None:
+    def __init__(self, tables: Tables, source: Paths, provider: Provider, progress: Progress, *, dry_run: bool) -> None:
         self.source = source
         self.report = Report(source.root, dry_run)
         self._tables = tables
-        self._metadata = metadata
+        self._provider = provider
         self._progress = progress
         self._dry_run = dry_run
         self._cards: dict[str, set[str]] = {}
@@ -94,7 +97,7 @@ class _Pull:
         ends = {run: found for run in runs if (found := self._end(run, time.time() - settled))}
         datas = {run: layout.path_of(MarkerPlace(*end, layout.DATA)) for run, (end, _) in ends.items()}
         read = self.source.read(datas.values())
-        selves = self._metadata.read(self_path(*run) for run in ends)
+        selves = self._provider.paths.read(self_path(*run) for run in ends)
         incomplete: list[Run] = []
         for run in runs:
             if run not in ends or datas[run] not in read:
@@ -124,8 +127,8 @@ class _Pull:
     def pull(self, runs: Sequence[Run]) -> None:
         """Bring runs; one that has a problem is left, and the others come."""
         listings = look(self.source, runs)
-        if self._metadata is not self.source and self._metadata.root != self.source.root:
-            for run, listing in look(self._metadata, runs).items():
+        if self._provider.paths is not self.source:
+            for run, listing in look(self._provider.paths, runs).items():
                 listings[run].metadata = listing.metadata
                 listings[run].steps = sorted({*listings[run].steps, *listing.steps})
         for run, listing in listings.items():
@@ -157,9 +160,9 @@ class _Pull:
         )
         registering = Registering(self._tables, self.source.type)
         if not self._dry_run:
-            registering.run(run, self._metadata.read([self_path(*run)]).get(self_path(*run)))
+            registering.run(run, self._provider.paths.read([self_path(*run)]).get(self_path(*run)))
             steps = {self_path(*run, step): step for step in listing.steps}
-            registering.steps(run, {steps[path]: found for path, found in self._metadata.read(steps).items()})
+            registering.steps(run, {steps[path]: found for path, found in self._provider.paths.read(steps).items()})
             self._pull_run_files(run, included)
         for start in range(0, len(tasks), TASKS_TOGETHER):
             some = tasks[start : start + TASKS_TOGETHER]
@@ -175,8 +178,12 @@ class _Pull:
                 if isinstance(place, MarkerPlace):
                     places[path] = place
         done = {(place.task, place.attempt) for place in places.values() if place.name == layout.DONE}
-        wanted = [path for path, place in places.items() if place.name != layout.DATA or place[:2] in done]
-        found: Attempts = {}
+        wanted = [
+            path
+            for path, place in places.items()
+            if place.name == layout.ATTEMPT or (place.name == layout.DATA and place[:2] in done)
+        ]
+        found: Attempts = {place: {layout.DONE: layout.DONE_DOCUMENT} for place in done}
         for path, document in self.source.read(wanted).items():
             found.setdefault(places[path][:2], {})[places[path].name] = document
         for documents in found.values():
@@ -224,8 +231,7 @@ class _Pull:
         with_something = {place[0] for place in new}
         self.report.tasks += len(with_something)
         self.report.tasks_there += len(tasks) - len(with_something)
-        documents = self._metadata.read(path for task in tasks for path in listing.metadata.get(task, ()))
-        registering.read(documents, {task for task in tasks if listing.files.get(task)}, keys)
+        registering.read(self._provider.read(tasks, listing), {task for task in tasks if listing.files.get(task)}, keys)
         wanted = dict.fromkeys(
             key for each in new.values() for key in layout.keys_in_data_document(each.get(layout.DATA, b""))
         )

@@ -19,6 +19,7 @@ from sqlitestore.registrations import (
 from sqlitestore.remote.documents import (
     ATTEMPT_DONE,
     SELF,
+    Documents,
     artifacts_in,
     metadata_in,
     read_json,
@@ -70,24 +71,25 @@ class Registering:
 
     # Its tasks
 
-    def read(self, documents: Mapping[str, bytes], with_data: set[TaskAddress], keys: Mapping[str, str]) -> None:
+    def read(
+        self, documents: Mapping[TaskAddress, Documents], with_data: set[TaskAddress], keys: Mapping[str, str]
+    ) -> None:
         """Take the documents of some tasks; those ``with_data`` have it in the datastore that is pulled from."""
         self._tasks, self._metadata, self._artifacts, self._packages = {}, {}, {}, set()
         metadata: dict[TaskAddress, list[dict[str, Any]]] = {}
         artifacts: dict[TaskAddress, list[dict[str, Any]]] = {}
-        for path, document in sorted(documents.items()):
-            *names, _, name = path.split("/")
-            task = TaskAddress(*names)
-            if name == f"{SELF}.json":
-                self._tasks[task] = task_in(task.step_name, task.task_id, read_json(path, document))
-            elif name.startswith(_METADATUM):
-                found = read_json(path, document)
-                metadata.setdefault(task, []).append(found)
-                package = code_package(str(found.get("field_name")), found.get("value"), self._here.type)
-                if package is not None and task in with_data:
-                    self._packages.add(package)
-            elif _ARTIFACT in name:
-                artifacts.setdefault(task, []).append(read_json(path, document))
+        for task, of_task in documents.items():
+            for path, found in sorted(of_task.items()):
+                name = path.rpartition("/")[2]
+                if name == f"{SELF}.json":
+                    self._tasks[task] = task_in(task.step_name, task.task_id, found)
+                elif name.startswith(_METADATUM):
+                    metadata.setdefault(task, []).append(found)
+                    package = code_package(str(found.get("field_name")), found.get("value"), self._here.type)
+                    if package is not None and task in with_data:
+                        self._packages.add(package)
+                elif _ARTIFACT in name:
+                    artifacts.setdefault(task, []).append(found)
         for task, things in metadata.items():
             self._metadata[task] = metadata_in(task, things, self._place(task, with_data), FILE)
         for task, things in artifacts.items():

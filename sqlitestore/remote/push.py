@@ -8,7 +8,6 @@ step ``end`` comes last: where that is seen, the run is complete, and after a wh
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -27,6 +26,7 @@ from sqlitestore.remote.documents import Documents, of_run, of_task, read_json, 
 from sqlitestore.remote.included import DATATOOLS, Included
 from sqlitestore.remote.looking import Listing, Run, look, selected
 from sqlitestore.remote.places import Place
+from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pull import END, RUNS_TOGETHER, SETTLED, TASKS_TOGETHER, same_but_included
 from sqlitestore.remote.pushed_blobs import PushedBlobs, item_of
 from sqlitestore.remote.report import Report
@@ -57,7 +57,7 @@ def push(
     nothing, and StoreUnavailable.
     """
     there = Paths(destination)
-    providers = [there] if metadata is None else [there, Paths(metadata)]
+    providers = [Provider(each) for each in ([there] if metadata is None else [there, Paths(metadata)])]
     work = _Push(tables_of(store), there, providers, progress, dry_run=dry_run)
     progress.start("Pushing", None, "bytes")
     try:
@@ -74,7 +74,7 @@ class _Push:
     """The work, and what is counted on the way."""
 
     def __init__(
-        self, tables: Tables, there: Paths, providers: Sequence[Paths], progress: Progress, *, dry_run: bool
+        self, tables: Tables, there: Paths, providers: Sequence[Provider], progress: Progress, *, dry_run: bool
     ) -> None:
         self.report = Report(there.root, dry_run)
         self._tables = tables
@@ -107,15 +107,13 @@ class _Push:
         """Return the runs that are not complete there; the tags of the others are brought up to date."""
         ends = {run: found for run in runs if (found := self._end(run, time.time() - settled)) is not None}
         datas = self._there.read(path for path, _ in ends.values())
-        seen = [provider.have(self_path(*TaskAddress(*path.split("/")[:4])) for path, _ in ends.values())
-                for provider in self._providers]  # fmt: skip
+        tasks = {run: TaskAddress(*path.split("/")[:4]) for run, (path, _) in ends.items()}
+        seen = set(tasks.values()).intersection(*(each.seen(list(tasks.values())) for each in self._providers))
         incomplete: list[Run] = []
         complete: list[Run] = []
         for run in runs:
             path, artifacts = ends.get(run, ("", dict[str, str]()))
-            end = self_path(*path.split("/")[:4])
-            there = path in datas and all(found[end] for found in seen)
-            if there and same_but_included(datas[path], artifacts):
+            if path in datas and tasks[run] in seen and same_but_included(datas[path], artifacts):
                 complete.append(run)
             else:
                 incomplete.append(run)
@@ -135,7 +133,7 @@ class _Push:
     def _tags(self, runs: Sequence[Run]) -> None:
         """Give runs that are there the tags that they lack."""
         for provider in self._providers:
-            found = provider.read(self_path(*run) for run in runs)
+            found = provider.paths.read(self_path(*run) for run in runs)
             changed: Documents = {}
             for run in runs:
                 ours = self._tables.registrations.run(*run)
@@ -146,7 +144,8 @@ class _Push:
                 tags = set(theirs.get("tags") or ())
                 if not ours.tags <= tags:
                     changed[path] = theirs | {"tags": sorted(tags | ours.tags)}
-            self._save_documents([provider], changed)
+            if changed and not self._dry_run:
+                self.report.files += provider.write(changed, overwrite=True)
 
     # Some runs
 
@@ -181,7 +180,8 @@ class _Push:
         objects = Objects(self._tables)
         if not self._dry_run:
             self._push_files(records, included)
-            self._save_documents(self._providers, of_run(objects, *run), only_new=True)
+            for provider in self._providers:
+                self.report.files += provider.write(of_run(objects, *run))
             self._tags([run])
         self._blobs.send_kept(run[0], records.data)
         tasks = sorted(
@@ -246,9 +246,9 @@ class _Push:
         for step, name, artifact in records.registered.artifacts:
             numbers.get(TaskAddress(*tasks[0][:2], step, name), set()).add(artifact.attempt)
         places = (self._here, self._place)
-        parts = [of_task(objects, task, numbers[task], places, keys) for task in tasks]
-        for part in zip(*parts, strict=True):
-            self._save_documents(self._providers, {k: v for each in part for k, v in each.items()}, listing)
+        parts = {task: of_task(objects, task, numbers[task], places, keys) for task in tasks}
+        for provider in self._providers:
+            self.report.files += provider.write_tasks(parts)
 
     def _has_grown(self, path: str, listing: Listing) -> bool:
         """Return whether a log that is there has another size here."""
@@ -278,25 +278,6 @@ class _Push:
     def _save(self, files: Mapping[str, BytesIO]) -> None:
         self._there.save((Item(path, file) for path, file in files.items()), len(files))
         self.report.files += len(files)
-
-    def _save_documents(
-        self,
-        providers: Iterable[Paths],
-        documents: Documents,
-        listing: Listing | None = None,
-        *,
-        only_new: bool = False,
-    ) -> None:
-        """Save what a metadata provider keeps; with a listing only what is not in it."""
-        if self._dry_run:
-            return
-        for provider in providers:
-            known = {path for path in documents if listing is not None and listing.has(path)}
-            if only_new or (listing is not None and provider is not self._there):
-                known = {path for path, there in provider.have(documents).items() if there}
-            new = [path for path in documents if path not in known]
-            for some in batches(new, FILES_TOGETHER):
-                provider.save((Item(path, BytesIO(json.dumps(documents[path]).encode())) for path in some), len(some))
 
     def _count(self, amount: int) -> None:
         self.report.bytes += amount

@@ -1,4 +1,4 @@
-"""push and pull: runs of real Metaflow go into a file, to folders and to a bucket, and its client sees no difference."""
+"""push and pull: runs of real Metaflow go to a file, a folder and a bucket, and its client sees no difference."""
 
 from __future__ import annotations
 
