@@ -46,8 +46,8 @@ def push(destination: str, pathspecs: tuple[str, ...], metadata: str | None, dry
     from sqlitestore.remote.push import push as push_runs
 
     with opened() as storage:
-        there = storage_at(destination, create=not dry_run)
-        provider = None if metadata is None else storage_at(metadata, create=not dry_run)
+        there = storage_at(destination, create=True, dry_run=dry_run)
+        provider = None if metadata is None else storage_at(metadata, create=True, dry_run=dry_run)
         report = push_runs(storage, there, pathspecs, metadata=provider, progress=TerminalProgress(), dry_run=dry_run)
     _print(report, "sent", as_json=as_json)
 

@@ -86,7 +86,7 @@ def with_urls(data: bytes, change: Callable[[str], str]) -> bytes:
     except ValueError:
         return data
     ends = [position for _, _, position in ops[1:]] + [len(data)]
-    protocol = next((arg for name, arg, _ in ops if name == "PROTO"), 0)
+    protocol = next((int(str(arg)) for name, arg, _ in ops if name == "PROTO"), 0)
     frames = [position for name, _, position in ops if name == "FRAME"]
     parts: list[bytes] = []
     for (name, arg, position), end in zip(ops, ends, strict=True):

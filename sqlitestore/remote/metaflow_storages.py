@@ -17,16 +17,16 @@ EXTRAS = {"s3": "boto3", "azure": "azure-storage-blob and azure-identity", "gs":
 """What each scheme needs beside Metaflow; the extra has the scheme's name."""
 
 
-def storage_at(place: str, *, create: bool = False) -> Any:
+def storage_at(place: str, *, create: bool = False, dry_run: bool = False) -> Any:
     """Return Metaflow's storage for a place, which was asked whether it is there.
 
-    ``place`` is a folder ``.metaflow`` or the folder that it is in (with ``create`` it is made), ``s3://bucket/prefix``,
+    ``place`` is a folder ``.metaflow`` or the folder that it is in (with ``create`` it is made, unless ``dry_run``), ``s3://bucket/prefix``,
     ``azure://container/prefix`` or ``gs://bucket/prefix``. Raises InvalidInput, StoreMissing, StoreReadOnly and
     StoreUnavailable, each of which says what to do.
     """
     scheme, found, rest = place.partition("://")
     if not found:
-        return _local(place, create=create)
+        return _local(place, create=create, dry_run=dry_run)
     opened: dict[str, Callable[[str], Any]] = {"s3": _s3, "azure": _azure, "gs": _gs}
     if scheme not in opened or not rest.strip("/"):
         raise InvalidInput(
@@ -57,7 +57,7 @@ def _first_line(error: object) -> str:
     return said[:300]
 
 
-def _local(place: str, *, create: bool) -> Any:
+def _local(place: str, *, create: bool, dry_run: bool) -> Any:
     path = os.path.abspath(os.path.expanduser(place))
     if os.path.basename(path) != FOLDER:
         if not os.path.isdir(path):
@@ -67,12 +67,13 @@ def _local(place: str, *, create: bool) -> Any:
         if not create:
             raise StoreMissing(f"There is no folder {path}: {os.path.dirname(path)} is not where Metaflow has run.")
         try:
-            os.mkdir(path)
+            if not dry_run:
+                os.mkdir(path)
         except PermissionError as error:
             raise StoreReadOnly(f"The folder {path} cannot be made: {error.strerror}.") from error
         except OSError as error:
             raise StoreMissing(f"The folder {path} cannot be made: {error.strerror}.") from error
-    if create and not os.access(path, os.W_OK):
+    if create and not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK):
         raise StoreReadOnly(f"The folder {path} cannot be written; see its permissions.")
     try:
         from metaflow.plugins.datastores.local_storage import LocalStorage
