@@ -351,7 +351,8 @@ def check_identity(connection: apsw.Connection, path: str) -> int:
 def check_tables(connection: apsw.Connection, path: str, format_version: int) -> None:
     """Raise Damaged unless the schema in the file is, to the letter, the one that we write for its format.
 
-    Litestream's tables may be there too. A stranger's trigger, view, index expression or altered table could make our own statements do other things.
+    Litestream's tables may be there too. A stranger's trigger, view, index expression or altered table could make our
+    own statements do other things.
     """
     expected = SCHEMAS[format_version]
     found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA) if LITESTREAM.get(str(name)) != sql}

@@ -22,7 +22,7 @@ COMMANDS = {
     "du": [["du"], ["du", "Train"], ["du", "Train/1"]],
     "info": [["info"]],
 }
-CHANGING = ("export", "import", "trust", "prune", "restore", "compact")
+CHANGING = ("export", "import", "trust", "push", "pull", "prune", "restore", "compact")
 """Commands that change the file, or make one; their tests are elsewhere."""
 
 EVERY_CALL = [call for calls in COMMANDS.values() for call in calls]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,3 +129,36 @@ def test_folder_that_cannot_be_written(folder: Path, as_nobody: Callable[[Callab
                 storage_at(str(folder / place), create=True)
 
     as_nobody(try_it)
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_readmes_commands_for_a_bucket(folder: Path, s3_server: S3Server) -> None:
+    """The command lines of the README that name a bucket do what they say."""
+    bucket = s3_server.bucket()
+    lines = [line for line in README.splitlines() if line.startswith("sqlitestore ") and "s3://team" in line]
+    assert [line.split()[3] for line in lines] == ["push", "pull"]
+    with FlowDataStore("TrainFlow", ds_root=folder / "runs.db") as flow:
+        write_task(flow, 7)
+    for line in lines:
+        _, *words = line.replace("s3://team", f"s3://{bucket}").split()
+        done = subprocess.run(
+            [str(BIN / "sqlitestore"), *words],
+            cwd=folder,
+            env={**os.environ, **s3_server.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), line
+    assert (folder / ".metaflow/TrainFlow/1/start/1/_meta/_self.json").exists()
+    with FlowDataStore("TrainFlow", ds_root=folder / "copy.db") as flow:
+        assert flow.get_task_datastore("1", "start", "1")["number"] == 7
+
+
+def test_readmes_example_of_a_storage(tmp_path: Path) -> None:
+    """The README's example of Metaflow's storage under our classes prints what it says."""
+    [(code, expected)] = re.findall(r"^```py\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (expected, 0), done.stderr

@@ -1,4 +1,4 @@
-"""A file that Litestream replicates while it is written comes back whole: the README's section "An always-on replica"."""
+"""A file that Litestream replicates while it is written comes back whole: see the README's always-on replica."""
 
 from __future__ import annotations
 
