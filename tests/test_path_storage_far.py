@@ -8,6 +8,7 @@ import pytest
 from helpers_servers import AzureServer, S3Server
 
 from sqlitestore import DataStoreStorage
+from sqlitestore.model import TaskAddress
 from sqlitestore.path_storage.storage import wrapped
 from sqlitestore.testing import StorageConformance
 
@@ -45,6 +46,15 @@ class TestAzureStorage(StorageConformance):
         self.server = azure_server
         self.root = f"{azure_server.container()}/of/metaflow"
         monkeypatch.setattr(azure_storage, "DATASTORE_SYSROOT_AZURE", self.root)
+
+    def test_names_of_every_script_are_found(self, storage: DataStoreStorage) -> None:
+        """As elsewhere, but for a backslash, which Azure takes for a slash."""
+        tasks = [
+            TaskAddress(name, name, name, name) for name in ("01", "1.0", '"', "a b", "%", "é", "流", "🎉", "A", "a")
+        ]
+        for task in tasks:
+            storage.start_attempt(task, 0, 1.5)
+        assert [attempt.task for attempt in storage.find_tasks(tasks)] == tasks
 
     def open_storage(self, folder: Path) -> DataStoreStorage:
         """Open the container."""

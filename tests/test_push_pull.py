@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_servers import AzureServer
 from metaflow.datastore import FlowDataStore as MetaflowFlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from sqlite_oracle import check_file
@@ -425,3 +426,14 @@ def test_urls_in_pickles_go_and_come_back(descriptors: list[bytes]) -> None:
         assert pickle.loads(there).descriptor["url"] == "s3://bucket/data/Flow/" + "a" * 40
         assert with_urls(there, lambda text, url=url: url if "://" in text else text) == data
     assert with_urls(b"no pickle", str.upper) == b"no pickle"
+
+
+def test_azure_is_a_place_too(file: Path, tmp_path: Path, azure_server: AzureServer) -> None:
+    """Runs go to a container on Azurite and come back, again for little."""
+    root = f"{azure_server.container()}/team/metaflow"
+    report = push_file(file, azure_server.storage(root))
+    assert (report.tasks, report.problems) == (4, [])
+    assert push_file(file, azure_server.storage(root)).tasks == 0
+    back = pull_file(tmp_path / "back.db", azure_server.storage(root))
+    assert (back.tasks, back.blobs, back.problems) == (4, report.blobs, [])
+    assert said(tmp_path / "back.db") == said(file)
