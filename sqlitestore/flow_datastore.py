@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, overload
 
 from sqlitestore.content_addressed_store import ContentAddressedStore
-from sqlitestore.errors import InvalidInput, InvalidType
+from sqlitestore.errors import InvalidInput
 from sqlitestore.model import Attempt, TaskAddress, check_attempt, check_iterable, check_name, parse_pathspec
+from sqlitestore.path_storage.storage import wrapped
 from sqlitestore.spin_datastore import SpinTaskDatastore
 from sqlitestore.storage import DataStoreStorage, SQLiteStorage
 from sqlitestore.task_datastore import TaskDataStore, check_mode
@@ -37,7 +38,8 @@ class FlowDataStore:
     """A flow's datastore. The parameters are those of Metaflow's class.
 
     ``ds_root`` is the path of the database file, made if it is missing; None: see ``location.resolve_root``.
-    ``storage_impl`` is a class (or callable) that makes a ``DataStoreStorage`` from it; None: ``SQLiteStorage``.
+    ``storage_impl`` is a class (or callable) that makes a ``DataStoreStorage`` from it, or a storage of Metaflow's kind
+    (its ``LocalStorage``, ``S3Storage``, ...: see ``path_storage.storage``); None: ``SQLiteStorage``.
     ``metadata`` is told of attempts that are done. ``environment``, ``event_logger`` and ``monitor`` are kept as
     attributes and otherwise unused. ``trust`` True loads artifacts also of runs that came from somebody else (from an
     archive, or imported): unpickling runs whatever code the pickle names. Otherwise these raise Untrusted, until
@@ -55,18 +57,14 @@ class FlowDataStore:
         metadata: Any = None,
         event_logger: Any = None,
         monitor: Any = None,
-        storage_impl: Callable[[Any], DataStoreStorage] | None = None,
+        storage_impl: Callable[[Any], Any] | None = None,
         ds_root: str | os.PathLike[str] | None = None,
         *,
         trust: bool = False,
     ) -> None:
         self.flow_name = check_name("flow", flow_name)
         self.trust = trust
-        self._storage_impl = (storage_impl or type(self).default_storage_impl)(ds_root)
-        if not isinstance(self._storage_impl, DataStoreStorage):
-            raise InvalidType(
-                f"storage_impl makes a {type(self._storage_impl).__name__}, which is no DataStoreStorage."
-            )
+        self._storage_impl = wrapped((storage_impl or type(self).default_storage_impl)(ds_root))
         self.TYPE = self._storage_impl.TYPE
         self.environment = environment
         self.metadata = metadata

@@ -10,6 +10,8 @@
     TrainFlow/12/train/40/0.anything          metadata of the attempt, JSON
     TrainFlow/12/train/40/anything            metadata of the task, JSON
 
+and, beside these, what a metadata provider keeps in files (see ``metadata_path``) in folders ``_meta``.
+
 Everything else is a file. Pure: no tables, no storage; whoever has paths on one side and our tables on the other uses
 this module, and nobody else knows the layout.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
@@ -37,6 +39,12 @@ PREVIEWER = "sqlitestore"
 
 UNTRUSTED = "untrusted run "
 """Begins the encoding under which Metaflow sees the artifacts of a run that may not be unpickled; then the run."""
+
+DATA_FOLDER, METADATA_FOLDER = "data", "_meta"
+"""Beside the runs of a flow, the blobs; at each level, what a metadata provider keeps in files."""
+
+OURS = "sqlitestore"
+"""In a document of an attempt: what Metaflow's has no place for, and does not look at."""
 
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
 _IN_A_TASK = 5
@@ -198,6 +206,20 @@ def read_attempt_document(document: bytes) -> float | None:
     return None
 
 
+def with_ours(document: bytes, ours: Mapping[str, Any]) -> bytes:
+    """Return a document that also says what Metaflow's has no place for."""
+    return json.dumps({**json.loads(document), OURS: ours}).encode()
+
+
+def without_ours(document: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return a document as Metaflow writes it, and what ``with_ours`` put into it."""
+    found = _json(document)
+    if not isinstance(found, dict) or not isinstance(found.get(OURS), dict):
+        return document, {}
+    ours = found.pop(OURS)
+    return json.dumps(found).encode(), ours
+
+
 DONE_DOCUMENT = b'""'
 """The text of ``DONE.lock``."""
 
@@ -293,6 +315,40 @@ def _is_plain(artifact: Artifact) -> bool:
         and isinstance(artifact.serializer_info, dict)
         and not any(isinstance(value, int) and value.bit_length() > 63 for value in artifact.serializer_info.values())  # noqa: PLR2004
     )
+
+
+def moved_data_document(
+    document: bytes, datastore: str, keys: Mapping[str, str], sizes: Mapping[str, int]
+) -> tuple[bytes, dict[str, Any]]:
+    """Return a ``data.json`` as one of another datastore, and what ``with_ours`` had put into it.
+
+    ``keys`` are the new keys of blobs that are others there, by the old ones; ``sizes`` [bytes] theirs by the new ones.
+    """
+    document, ours = without_ours(document)
+    found = _json(document)
+    if not isinstance(found, dict) or not isinstance(found.get("objects"), dict):
+        return document, ours
+    found["datastore"] = datastore
+    for name, key in found["objects"].items():
+        if key in keys and isinstance(found.get("info"), dict):
+            found["objects"][name] = keys[key]
+            found["info"].get(name, {})["size"] = sizes[keys[key]]
+    return json.dumps(found).encode(), ours
+
+
+def objects_in_data_document(document: bytes) -> dict[str, tuple[str, str]]:
+    """Return key and type of each artifact that a ``data.json`` names, by name; none for another document."""
+    found = _json(document)
+    objects, infos = (found.get("objects"), found.get("info")) if isinstance(found, dict) else (None, None)
+    if not isinstance(objects, dict):
+        return {}
+    infos = infos if isinstance(infos, dict) else {}
+    return {name: (key, str((infos.get(name) or {}).get("type"))) for name, key in objects.items() if _is_key(key)}
+
+
+def metadata_path(names: Iterable[str], name: str) -> str:
+    """Return where a provider that keeps files has one of what ``names`` (flow, run, step, task) name."""
+    return "/".join([*names, METADATA_FOLDER, f"{name}.json"])
 
 
 def keys_in_data_document(document: bytes) -> list[str]:

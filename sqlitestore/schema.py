@@ -266,6 +266,12 @@ DISTRUST_ARCHIVE = """INSERT INTO untrusted(run, origin) SELECT r.id, s.uuid FRO
 SELECT_SCHEMA = """SELECT name, sql FROM sqlite_schema
  WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]' AND name != 'sqlite_sequence'"""
 
+LITESTREAM = {
+    "_litestream_seq": "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)",
+    "_litestream_lock": "CREATE TABLE _litestream_lock (id INTEGER)",
+}
+"""The tables that Litestream adds to a file that it replicates, to the letter; nothing of ours looks at them."""
+
 
 def prepare(connection: apsw.Connection, path: str, *, writable: bool, create: str | None = LIVE) -> str:
     """Make the tables of an empty file, of the kind ``create`` (None: do not); migrate an old format, if writable.
@@ -345,10 +351,11 @@ def check_identity(connection: apsw.Connection, path: str) -> int:
 def check_tables(connection: apsw.Connection, path: str, format_version: int) -> None:
     """Raise Damaged unless the schema in the file is, to the letter, the one that we write for its format.
 
-    A stranger's trigger, view, index expression or altered table could make our own statements do other things.
+    Litestream's tables may be there too. A stranger's trigger, view, index expression or altered table could make our
+    own statements do other things.
     """
     expected = SCHEMAS[format_version]
-    found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA)}
+    found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA) if LITESTREAM.get(str(name)) != sql}
     if found != expected:
         names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise Damaged(

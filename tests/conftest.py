@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers_servers import azure_server, s3_server
+
+__all__ = ["azure_server", "s3_server"]
 
 NOBODY = 65534
 

@@ -21,9 +21,10 @@ COMMANDS = {
     "logs": [["logs", TASK]],
     "du": [["du"], ["du", "Train"], ["du", "Train/1"]],
     "info": [["info"]],
+    "diff": [["diff", "Train/1", "Train/2"]],
     "verify": [["verify"], ["verify", "--quick"]],
 }
-CHANGING = ("export", "import", "trust", "prune", "restore", "compact", "salvage")
+CHANGING = ("export", "import", "trust", "tag", "prune", "restore", "compact", "salvage", "push", "pull")
 """Commands that change the file, or make one; their tests are elsewhere."""
 
 EVERY_CALL = [call for calls in COMMANDS.values() for call in calls]

@@ -12,8 +12,8 @@ from helpers_store import dump, save_task
 
 from sqlitestore import FlowDataStore, InvalidInput, InvalidPathspec, InvalidType, NotFound
 from sqlitestore.archive.tags import change_tags, tags_of
-from sqlitestore.metaflow.objects import Objects
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.paths.objects import Objects
+from sqlitestore.paths.stores import Store
 from sqlitestore.tables import tables_of
 
 RUN = f"{FLOW}/1"

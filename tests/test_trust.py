@@ -16,9 +16,9 @@ from sqlitestore.archive.trust import plan_trust, trust_runs
 from sqlitestore.errors import InvalidPathspec
 from sqlitestore.layout import UNTRUSTED
 from sqlitestore.maintenance.prune import plan_prune, prune
-from sqlitestore.metaflow.objects import Objects
-from sqlitestore.metaflow.reading import find
-from sqlitestore.metaflow.stores import Store
+from sqlitestore.paths.objects import Objects
+from sqlitestore.paths.reading import find
+from sqlitestore.paths.stores import Store
 from sqlitestore.tables import tables_of
 
 TASK = ("1", "a", "1")

@@ -27,6 +27,7 @@ from sqlitestore.cli.salvage import salvage
 from sqlitestore.cli.show import show
 from sqlitestore.cli.tag import tag
 from sqlitestore.cli.text import clean
+from sqlitestore.cli.transfer import pull, push
 from sqlitestore.cli.trust import trust
 from sqlitestore.cli.verify import verify
 from sqlitestore.errors import DataException
@@ -98,7 +99,7 @@ def application(file: str | None) -> None:
 COMMANDS = (
     *(ls, show, get, logs, du, info, diff),
     *(export, import_, trust, tag, prune, restore, compact),
-    *(verify, salvage),
+    *(verify, salvage, push, pull),
 )
 for command in COMMANDS:
     application.add_command(command)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlitestore.metaflow.objects import Objects, Thing
 from sqlitestore.model import TaskAddress
+from sqlitestore.paths.objects import Objects, Thing
 
 LEVELS = ("root", "flow", "run", "step", "task", "artifact")
 

@@ -9,7 +9,7 @@ import metaflow  # noqa: F401 - first: it loads its plug-ins by itself
 import pytest
 from metaflow_extensions.sqlitestore.plugins.storage import SQLiteDatastoreStorage
 
-from sqlitestore.metaflow import stores
+from sqlitestore.paths import stores
 
 
 @pytest.fixture(autouse=True)

@@ -240,7 +240,7 @@ class Providers(RuleBasedStateMachine):
         """Close the file: it is one, alone and sound."""
         from sqlite_oracle import check_file
 
-        from sqlitestore.metaflow import stores
+        from sqlitestore.paths import stores
 
         time.time = self._clock
         for store in stores.open_stores():

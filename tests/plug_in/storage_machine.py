@@ -215,7 +215,7 @@ class Storages(RuleBasedStateMachine):
         """Close the file: it is one, alone and sound."""
         from sqlite_oracle import check_file
 
-        from sqlitestore.metaflow import stores
+        from sqlitestore.paths import stores
 
         for store in stores.open_stores():
             store.database.close()

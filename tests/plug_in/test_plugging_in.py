@@ -141,7 +141,7 @@ def test_included_files_move_with_the_file(tmp_path: Path) -> None:
             assert file.read() == b"words " * 1000
         assert Path(client.get(plain).path).read_bytes() == b"no gzip"
         assert client.info(plain).size == 7
-    from sqlitestore.metaflow.stores import open_stores
+    from sqlitestore.paths.stores import open_stores
 
     [store] = open_stores()
     assert store.files.find("mf.datatools/Flow/abc")[1:] == (6000, '{"gzip": true}')  # type: ignore[index]

@@ -20,7 +20,7 @@ from test_storage_contract import metaflow_flow, write_task
 
 from sqlitestore import FlowDataStore
 from sqlitestore.database import Database
-from sqlitestore.metaflow.stores import open_stores
+from sqlitestore.paths.stores import open_stores
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from metaflow_extensions.sqlitestore.plugins.problems import SQLiteStoreExceptio
 from metaflow_extensions.sqlitestore.plugins.storage import SQLiteDatastoreStorage
 
 from sqlitestore import FlowDataStore, SQLiteStorage
-from sqlitestore.metaflow.stores import open_stores, store_at
+from sqlitestore.paths.stores import open_stores, store_at
 
 
 def metaflow_flow(path: Path, name: str = "Flow") -> Any:

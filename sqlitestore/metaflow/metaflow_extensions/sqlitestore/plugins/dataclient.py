@@ -70,7 +70,7 @@ class SQLiteDataClient:
     def put(self, key: str, obj: bytes, overwrite: bool = True) -> str:
         """Save bytes in the store of the run that is being started; return their URL."""
         from sqlitestore.blobs import payload_of
-        from sqlitestore.metaflow.stores import store_at
+        from sqlitestore.paths.stores import store_at
 
         path = key.removeprefix(SCHEME)
         with as_metaflow():
@@ -112,7 +112,7 @@ def _find(path: str) -> tuple[Any, tuple[str, int, str | None]] | None:
 
     A client may look at several files, and an artifact does not say from which of them it came.
     """
-    from sqlitestore.metaflow.stores import open_stores, store_at
+    from sqlitestore.paths.stores import open_stores, store_at
 
     current = store_at(SQLiteDatastoreStorage()._root().file)
     for store in ([] if current is None else [current]) + open_stores():

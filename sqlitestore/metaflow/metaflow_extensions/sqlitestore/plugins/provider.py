@@ -61,7 +61,7 @@ class SQLiteMetadataProvider(MetadataProvider):
     def _store(cls, *, create: bool = False) -> Any:
         """Return the store, None if there is no file; only who registers something makes one."""
         with as_metaflow():
-            from sqlitestore.metaflow.stores import store_at
+            from sqlitestore.paths.stores import store_at
 
             return store_at(cls._file(), create=create)
 
@@ -117,7 +117,7 @@ class SQLiteMetadataProvider(MetadataProvider):
     def register_metadata(self, run_id: str, step_name: str, task_id: str, metadata: Iterable[Any]) -> None:
         """Add metadata of a task; values may be whatever JSON can hold, and a name may come again."""
         with as_metaflow():
-            from sqlitestore.metaflow.here import relative
+            from sqlitestore.paths.here import relative
             from sqlitestore.registrations import RegisteredMetadatum
 
             store = self._store(create=True)
@@ -142,8 +142,8 @@ class SQLiteMetadataProvider(MetadataProvider):
     ) -> None:
         """Register artifacts of an attempt. Those that the file holds itself are there already."""
         with as_metaflow():
-            from sqlitestore.metaflow.here import HERE
             from sqlitestore.model import TaskAddress
+            from sqlitestore.paths.here import HERE
             from sqlitestore.registrations import RegisteredArtifact
 
             store = self._store(create=True)
@@ -213,8 +213,8 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
         with as_metaflow():
-            from sqlitestore.metaflow.objects import objects_of
             from sqlitestore.metaflow.queries import below, itself
+            from sqlitestore.paths.objects import objects_of
 
             store = cls._store()
             if store is None:

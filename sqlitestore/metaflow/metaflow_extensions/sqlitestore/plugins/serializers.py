@@ -56,7 +56,7 @@ class SQLitePickleSerializer(PickleSerializer):
 
 
 def _store_of_task() -> Any:
-    stores = sys.modules.get("sqlitestore.metaflow.stores")  # loaded, if a task was started
+    stores = sys.modules.get("sqlitestore.paths.stores")  # loaded, if a task was started
     return None if stores is None else stores.store_of_task()
 
 

@@ -50,12 +50,12 @@ class SQLiteDatastoreStorage(DataStoreStorage):
 
     def _store(self, root: Any, *, create: bool = False) -> Any:
         with as_metaflow():
-            from sqlitestore.metaflow.stores import store_at
+            from sqlitestore.paths.stores import store_at
 
             return store_at(root.file, create=create)
 
     def _find(self, paths: Iterable[str]) -> Iterator[Any]:
-        from sqlitestore.metaflow.reading import find
+        from sqlitestore.paths.reading import find
 
         root = self._root()
         store = self._store(root)
@@ -67,7 +67,7 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         Whoever is told that a blob is there will not save it, so it is held for the task that this process writes.
         """
         with as_metaflow():
-            from sqlitestore.metaflow.writing import hold_blobs
+            from sqlitestore.paths.writing import hold_blobs
 
             root = self._root()
             store = self._store(root)
@@ -91,7 +91,7 @@ class SQLiteDatastoreStorage(DataStoreStorage):
     def list_content(self, paths: Iterable[str]) -> list[Any]:
         """Return what stands one level below each path; nothing for a path that is not there."""
         with as_metaflow():
-            from sqlitestore.metaflow.reading import children
+            from sqlitestore.paths.reading import children
 
             root = self._root()
             store = self._store(root)
@@ -106,7 +106,7 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         """Save what the iterator yields; without ``overwrite``, what is there stays."""
         del len_hint
         with as_metaflow():
-            from sqlitestore.metaflow.writing import PathWriter
+            from sqlitestore.paths.writing import PathWriter
 
             root = self._root()
             PathWriter(self._store(root, create=True), root.folder, overwrite=overwrite).save(path_and_bytes_iter)
@@ -122,7 +122,7 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         return CloseAfterUse(self._handed_out(list(keys), files), closer=files)
 
     def _explain_missing(self, path: str) -> None:
-        from sqlitestore.metaflow.reading import explain_missing
+        from sqlitestore.paths.reading import explain_missing
 
         root = self._root()
         store = self._store(root)

@@ -21,10 +21,11 @@ from sqlitestore import layout
 from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
 from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
-from sqlitestore.metaflow.previews import with_previews
-from sqlitestore.metaflow.reading import TYPE, find, in_folder
-from sqlitestore.metaflow.stores import Store, task_ends, task_starts
 from sqlitestore.model import TaskAddress
+from sqlitestore.paths.previews import with_previews
+from sqlitestore.paths.reading import TYPE, find, in_folder
+from sqlitestore.paths.stores import task_ends, task_starts
+from sqlitestore.tables import Tables
 from sqlitestore.tasks import Finished
 
 BLOCK = 2**17
@@ -34,7 +35,7 @@ LARGEST_METADATUM = 2**20
 """[bytes] A larger one is kept as a file."""
 
 
-def hold_blobs(store: Store, folder: str, paths: Iterable[str]) -> None:
+def hold_blobs(store: Tables, folder: str, paths: Iterable[str]) -> None:
     """Hold those of the paths that are blobs and are there, if this process can write at all."""
     places = [] if folder else [layout.place_of(path) for path in paths]
     keys = [place.key for place in places if isinstance(place, BlobPlace)]
@@ -53,8 +54,17 @@ class Saved(NamedTuple):
 class PathWriter:
     """Saves what one call of ``save_bytes`` brings. While its iterator runs, no transaction is open."""
 
-    def __init__(self, store: Store, folder: str, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        store: Tables,
+        folder: str,
+        *,
+        overwrite: bool,
+        done_at: Mapping[tuple[TaskAddress, int], float] | None = None,
+    ) -> None:
         self._store = store
+        self._done_at = done_at or {}
+        """When attempts were done [s since 1970], which their documents do not say; of others it is now."""
         self._folder = folder
         self._overwrite = overwrite
         self._flows: set[str] = set()
@@ -181,11 +191,11 @@ class PathWriter:
                 self._forget_files(layout.path_of(MarkerPlace(task, number, layout.ATTEMPT)))
                 return
         # Read before the transaction, which so does not wait for it.
-        understood = self._understood(number, {**self._documents_there(task, number), **documents})
+        understood = self._understood(task, number, {**self._documents_there(task, number), **documents})
         with self._store.database.write():
             now = {**self._documents_there(task, number), **documents}
             if understood.documents != now:  # another process wrote meanwhile
-                understood = self._understood(number, now)
+                understood = self._understood(task, number, now)
             self._store.tasks.rewrite(task, number, understood.started, understood.finished)
             for name, document in now.items():
                 path = layout.path_of(MarkerPlace(task, number, name))
@@ -202,7 +212,7 @@ class PathWriter:
                 found[name] = b"".join(there.blocks())
         return found
 
-    def _understood(self, number: int, documents: dict[str, bytes]) -> _Understood:
+    def _understood(self, task: TaskAddress, number: int, documents: dict[str, bytes]) -> _Understood:
         kept = set(documents)
         started = layout.read_attempt_document(documents.get(layout.ATTEMPT, b""))
         if started is not None:
@@ -216,7 +226,9 @@ class PathWriter:
             return _Understood(documents, started, None, kept)
         kept -= {layout.DONE, layout.DATA} if exact else {layout.DONE}
         artifacts = with_previews(self._store, read.artifacts)
-        return _Understood(documents, started, Finished(artifacts, time.time(), read.python), kept)
+        return _Understood(
+            documents, started, Finished(artifacts, self._done_at.get((task, number)) or time.time(), read.python), kept
+        )
 
 
 class _Understood(NamedTuple):

@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlitestore.archive.tags import as_registered
 from sqlitestore.layout import encoding_for_metaflow
-from sqlitestore.metaflow.here import HERE, absolute
-from sqlitestore.metaflow.reading import TYPE
-from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.paths.here import HERE, absolute
+from sqlitestore.paths.reading import TYPE
+from sqlitestore.paths.stores import Store
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
+from sqlitestore.tables import Tables
 
 Thing = dict[str, Any]
 
@@ -33,7 +34,7 @@ REMEMBERED = 5_000
 class Objects:
     """The dictionaries of one file, as it is for as long as nobody changes it (see ``objects_of``)."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Tables) -> None:
         self._store = store
         self._runs: dict[tuple[str, str], RegisteredRun | None] = {}
         self._untrusted: dict[str, bool] = {}
@@ -169,7 +170,7 @@ class Objects:
             "content_type": artifact.content_type,
             "sha": artifact.sha,
             "ds_type": artifact.ds_type,
-            "location": f":root:{self._store.path}" if here else artifact.location,
+            "location": f":root:{self._store.database.path}" if here else artifact.location,
             "user_name": artifact.user_name,
             "ts_epoch": artifact.ts_epoch,
         }
@@ -190,7 +191,7 @@ class Objects:
                 "task_id": task.task_id,
                 "field_name": each.field_name,
                 "type": each.type,
-                "value": absolute(each.field_name, each.value, self._store.path),
+                "value": absolute(each.field_name, each.value, self._store.database.path),
                 "tags": list(each.tags),
                 "user_name": each.user_name,
                 "ts_epoch": each.ts_epoch,

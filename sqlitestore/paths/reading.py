@@ -15,8 +15,8 @@ from sqlitestore.artifact_lookup import ArtifactsTogether
 from sqlitestore.blobs import BlobReader
 from sqlitestore.errors import BlobLeftOut
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace, Place
-from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.tables import Tables
 
 TYPE = "sqlite"
 """The name of the datastore, the metadata provider and the data client."""
@@ -31,7 +31,7 @@ BLOCK = 2**20
 """[bytes] Copied at a time."""
 
 
-def explain_missing(store: Store, path: str) -> None:
+def explain_missing(store: Tables, path: str) -> None:
     """Raise BlobLeftOut if the blob at ``path`` is one that an export left out."""
     place = layout.place_of(path)
     if isinstance(place, BlobPlace):
@@ -48,7 +48,7 @@ class Found(NamedTuple):
     metadata: dict[str, Any] | None = None
 
 
-def find(store: Store, folder: str, paths: Iterable[str]) -> Iterator[Found | None]:
+def find(store: Tables, folder: str, paths: Iterable[str]) -> Iterator[Found | None]:
     """Yield what stands at each path, None where there is nothing, in order.
 
     ``folder`` is the root's in the file; in one, all paths are files.
@@ -71,7 +71,7 @@ def in_folder(folder: str, path: str) -> str:
     return f"{folder}/{path}" if folder else path
 
 
-def _find_files(store: Store, folder: str, paths: Sequence[str]) -> dict[str, Found]:
+def _find_files(store: Tables, folder: str, paths: Sequence[str]) -> dict[str, Found]:
     asked = {in_folder(folder, path): path for path in paths}
     return {
         asked[full]: _of_size(
@@ -81,7 +81,7 @@ def _find_files(store: Store, folder: str, paths: Sequence[str]) -> dict[str, Fo
     }
 
 
-def _distrusted(store: Store, place: Place | None, file: Found) -> Found:
+def _distrusted(store: Tables, place: Place | None, file: Found) -> Found:
     """Return a file, or of an untrusted run's artifacts one under whose encodings nothing is unpickled."""
     if not isinstance(place, MarkerPlace) or place.name != layout.DATA or not store.trust.origin(*place.task[:2]):
         return file
@@ -93,7 +93,7 @@ def _of_size(size: int, blocks: Callable[[], Iterable[bytes]], metadata: dict[st
     return Found(lambda: size, blocks, metadata)
 
 
-def _blob_blocks(store: Store, key: str, opened: dict[str, BlobReader] | None = None) -> Iterator[bytes]:
+def _blob_blocks(store: Tables, key: str, opened: dict[str, BlobReader] | None = None) -> Iterator[bytes]:
     """Yield a blob's bytes; the one in ``opened`` is taken for the first time that it is asked for."""
     reader = (opened or {}).pop(key, None) or store.blobs.open(key)
     with reader:
@@ -104,7 +104,7 @@ def _blob_blocks(store: Store, key: str, opened: dict[str, BlobReader] | None = 
 class _Lookup:
     """One look-up of many places, each kind in a query of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Tables) -> None:
         self._store = store
 
     def blobs(self, places: Mapping[str, Place]) -> dict[str, Found]:
@@ -195,7 +195,7 @@ def _marker(attempt: Attempt, name: str, together: ArtifactsTogether) -> Callabl
 # Listing
 
 
-def children(store: Store, folder: str, path: str) -> dict[str, bool]:
+def children(store: Tables, folder: str, path: str) -> dict[str, bool]:
     """Return the names one level below ``path``, each with whether it is a file."""
     names: dict[str, bool] = {}
     full = in_folder(folder, path).strip("/")
@@ -207,7 +207,7 @@ def children(store: Store, folder: str, path: str) -> dict[str, bool]:
     return names
 
 
-def _in_tables(store: Store, parts: Sequence[str]) -> dict[str, bool]:
+def _in_tables(store: Tables, parts: Sequence[str]) -> dict[str, bool]:
     folders: list[str] = []
     files: list[str] = []
     match parts:
@@ -228,13 +228,13 @@ def _in_tables(store: Store, parts: Sequence[str]) -> dict[str, bool]:
     return dict.fromkeys(folders, False) | dict.fromkeys(files, True)
 
 
-def _tasks(store: Store, flow: str, run: str, steps: Sequence[str] | None) -> list[tuple[str, str]]:
+def _tasks(store: Tables, flow: str, run: str, steps: Sequence[str] | None) -> list[tuple[str, str]]:
     """Return (step, task) of each attempt, and of what has metadata only."""
     found = [attempt.task[2:] for attempt in store.tasks.find_run(flow, run, steps)]
     return found + store.metadata.tasks(flow, run)
 
 
-def _in_task(store: Store, task: TaskAddress) -> Iterator[str]:
+def _in_task(store: Tables, task: TaskAddress) -> Iterator[str]:
     """Yield the names of what stands in a task."""
     places: list[Place] = [MetadataPlace(task, *name) for name in store.metadata.names(task)]
     for attempt in store.tasks.find_tasks([task]):

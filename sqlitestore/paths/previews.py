@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from sqlitestore import pickle_preview
 from sqlitestore.layout import METAFLOW_PICKLE, PICKLE
-from sqlitestore.metaflow.stores import Store
 from sqlitestore.model import Artifact
+from sqlitestore.tables import Tables
 
 HEAD = 2**20
 """[bytes] Of a pickle that are looked at."""
@@ -19,7 +19,7 @@ HEAD = 2**20
 PICKLES = {PICKLE, METAFLOW_PICKLE, "pickle-v2"}
 
 
-def with_previews(store: Store, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+def with_previews(store: Tables, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Return the artifacts with a preview each, where one can be had; nothing is unpickled."""
     known = store.tasks.previews({(artifact.key, artifact.type) for artifact in artifacts.values()})
     described: dict[str, Artifact] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlitestore.metaflow.reading import TYPE
+from sqlitestore.paths.reading import TYPE
 
 HERE = "."
 """Stands for the root of this file in what is registered."""

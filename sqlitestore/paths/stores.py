@@ -34,7 +34,7 @@ class Store(Tables):
 
 
 _open: dict[str, Store] = {}
-_writing: dict[str, Store] = {}
+_writing: dict[str, Tables] = {}
 """Under "task": the store of the task that this process is writing, from its start until it is done."""
 
 
@@ -72,7 +72,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def task_starts(store: Store) -> None:
+def task_starts(store: Tables) -> None:
     """Note that this process writes a task to the store from now on."""
     _writing["task"] = store
 
@@ -82,6 +82,6 @@ def task_ends() -> None:
     _writing.clear()
 
 
-def store_of_task() -> Store | None:
+def store_of_task() -> Tables | None:
     """Return the store of the task that this process is writing, None if it writes none."""
     return _writing.get("task")

@@ -1,0 +1,139 @@
+"""A storage object of Metaflow's kind, with its answers in one form and its errors as ours.
+
+Metaflow's classes answer in whichever order, each list or load of more than ten paths may start processes of its own
+(S3), and errors are of as many kinds as there are vendors. What is above this module sees none of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+from sqlitestore.errors import DataException, StoreReadOnly, StoreUnavailable
+
+METHODS = ("save_bytes", "load_bytes", "is_file", "list_content", "size_file")
+"""By which an object of Metaflow's kind is known."""
+
+TOGETHER = 500
+"""Paths of a call: enough to make its fixed costs small, few enough to say how far the work is."""
+
+
+class Entry(NamedTuple):
+    """What stands below a folder: its path, and whether it is a file."""
+
+    path: str
+    is_file: bool
+
+
+class Opened(NamedTuple):
+    """A file that was fetched: where it can be opened, and the metadata that were saved with it."""
+
+    file: str
+    metadata: dict[str, Any] | None
+
+
+class Item(NamedTuple):
+    """A file to save. What takes it may close ``file``."""
+
+    path: str
+    file: BinaryIO
+    metadata: dict[str, Any] | None = None
+
+
+def is_path_storage(storage: object) -> bool:
+    """Return whether an object is a storage of Metaflow's kind."""
+    return all(callable(getattr(storage, name, None)) for name in METHODS) and isinstance(
+        getattr(storage, "TYPE", None), str
+    )
+
+
+class Paths:
+    """A storage of Metaflow's kind. Whatever it raises comes as StoreUnavailable, or StoreReadOnly."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+        self.type = str(storage.TYPE)
+        self.root = str(storage.datastore_root).rstrip("/")
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
+        except DataException:
+            raise
+        except PermissionError as error:
+            raise StoreReadOnly(f"{self.root} ({self.type}) cannot be written or read: {error}.") from error
+        except Exception as error:
+            said = " ".join(str(error).split())[:500] or type(error).__name__
+            raise StoreUnavailable(f"{self.root} ({self.type}) does not do what it should: {said}") from error
+
+    def have(self, paths: Iterable[str]) -> dict[str, bool]:
+        """Return for each path whether a file stands there."""
+        asked = list(dict.fromkeys(paths))
+        found: dict[str, bool] = {}
+        for some in batches(asked):
+            with self._asked():
+                found |= zip(some, map(bool, self.storage.is_file(some)), strict=True)
+        return found
+
+    def size(self, path: str) -> int | None:
+        """Return the size [bytes] of a file as it is kept; None if there is none."""
+        with self._asked():
+            size = self.storage.size_file(path)
+        return None if size is None else int(size)
+
+    def below(self, folders: Iterable[str]) -> list[Entry]:
+        """Return what stands one level below the folders; nothing for one that is not there."""
+        asked = list(dict.fromkeys(folders))
+        found: list[Entry] = []
+        for some in batches(asked):
+            with self._asked():
+                found += [
+                    Entry(str(each.path).strip("/"), bool(each.is_file)) for each in self.storage.list_content(some)
+                ]
+        return found
+
+    @contextmanager
+    def opened(self, paths: Sequence[str]) -> Iterator[dict[str, Opened]]:
+        """Fetch the files that are there, by path; they can be opened until the end of the block."""
+        asked = list(dict.fromkeys(paths))
+        with self._asked():
+            loading = self.storage.load_bytes(asked) if asked else None
+            found = {} if loading is None else _fetched(loading.__enter__())
+        try:
+            yield found
+        finally:
+            if loading is not None:
+                loading.__exit__(None, None, None)
+
+    def read(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Return the bytes of small files, by path; one that is not there is left out."""
+        found: dict[str, bytes] = {}
+        for some in batches(list(dict.fromkeys(paths))):
+            with self.opened(some) as files:
+                for path, opened in files.items():
+                    with open(opened.file, "rb") as file:
+                        found[path] = file.read()
+        return found
+
+    def save(self, items: Iterable[Item], count: int) -> None:
+        """Save files over whatever is there; ``count`` is about how many they are."""
+        with self._asked():
+            self.storage.save_bytes(_given(items), overwrite=True, len_hint=count)
+
+
+def _given(items: Iterable[Item]) -> Iterator[tuple[str, Any]]:
+    for path, file, metadata in items:
+        with file:
+            yield path, file if metadata is None else (file, metadata)
+
+
+def _fetched(loaded: Iterable[tuple[str, str | None, dict[str, Any] | None]]) -> dict[str, Opened]:
+    return {path: Opened(file, metadata) for path, file, metadata in loaded if file is not None}
+
+
+def batches(paths: Sequence[str], size: int = TOGETHER) -> Iterator[list[str]]:
+    """Yield the paths, some at a time."""
+    for start in range(0, len(paths), size):
+        yield list(paths[start : start + size])
