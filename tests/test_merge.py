@@ -265,7 +265,7 @@ TASKS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tasks=TASKS, largest=st.none() | st.just(1_000), alone=st.booleans())
 def test_random_stores_come_back_equal(tmp_path_factory, tasks, largest, alone):
     """Exported whole or run by run, with large artifacts or first without: merged back, all is as it was."""

@@ -71,7 +71,7 @@ def test_random_damage_is_noticed_or_harmless(target, archive, tmp_path):
     data = content(archive)
     said = everything(archive)
     chance = incompressible(400, 5)
-    for number in range(60):
+    for number in range(40):
         position = int.from_bytes(chance[4 * number : 4 * number + 4]) % len(data)
         changed = bytearray(data)
         changed[position] ^= 1 + chance[number] % 255
