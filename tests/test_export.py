@@ -222,8 +222,17 @@ def test_damage_is_not_passed_on(tmp_path):
     assert os.listdir(tmp_path) == ["runs.db"]
 
 
+def pass_on(old, out):
+    """Export from a file and import it, in a process of its own."""
+    storage = SQLiteStorage(old, create=False)
+    export(storage, os.path.join(out, "archive.db"))
+    storage.close()
+    with FlowDataStore("GoldenFlow", ds_root=os.path.join(out, "new.db")) as flow:
+        merge(flow, [old])
+
+
 @pytest.mark.parametrize("golden", sorted(GOLDEN.glob("format-*.db")), ids=lambda path: path.stem)
-def test_old_formats_are_exported_and_imported_unchanged(tmp_path, golden, as_nobody):
+def test_old_formats_are_exported_and_imported_unchanged(tmp_path, golden):
     """A file of an old format that can only be read is a source of both, and stays as it is, byte for byte."""
     folder = tmp_path / "old"
     folder.mkdir()
@@ -232,17 +241,8 @@ def test_old_formats_are_exported_and_imported_unchanged(tmp_path, golden, as_no
     old.chmod(0o444)
     folder.chmod(READ_ONLY)
     out = tmp_path / "out"
-    out.mkdir(0o777)
-    out.chmod(0o777)
-
-    def work():
-        storage = SQLiteStorage(old, create=False)
-        export(storage, out / "archive.db")
-        storage.close()
-        with FlowDataStore("GoldenFlow", ds_root=out / "new.db") as flow:
-            merge(flow, [old])
-
-    as_nobody(work)
+    out.mkdir()
+    in_process(pass_on, str(old), str(out), unprivileged=True)
     folder.chmod(WRITABLE)
     assert content(old) == content(golden)
     said = everything(old) if "3" in golden.stem else None  # opening it here brings it to today's format
@@ -264,7 +264,7 @@ def test_an_export_sees_one_snapshot_of_a_store_in_use(tmp_path):
             """Writes at the worst moment: when the export has begun to read."""
 
             def start(self, *_):
-                in_process(helpers_archive_write, source)
+                in_process(write_more, source)
 
             def advance(self, amount):
                 pass
@@ -281,7 +281,7 @@ def test_an_export_sees_one_snapshot_of_a_store_in_use(tmp_path):
     assert there["files"] == {}
 
 
-def helpers_archive_write(path):
+def write_more(path):
     """Write runs, data and a file, in a process of its own."""
     with FlowDataStore(FLOW, ds_root=path) as flow:
         for run in ("1", "2"):
