@@ -354,6 +354,6 @@ def test_the_command_can_be_interrupted(path: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
     assert dump(path) == before
     assert as_process(path, "verify").returncode == 0
