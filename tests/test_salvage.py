@@ -355,9 +355,9 @@ def test_the_command_can_be_interrupted(tmp_path: Path, path: str, out: str) -> 
 def test_damage_by_chance(tmp_path: Path, first: int) -> None:
     """Flips, zeroed, swapped and copied pages, noise, cuts: all is right, or found; and salvage gets what is whole."""
     subject = Campaign(helpers_everything.make(tmp_path / "runs.db", tasks=12, size=150_000))
-    for seed in range(first, first + 30):
+    for seed in range(first, first + 20):
         subject.round(seed)
-    assert subject.counts["unreadable"] > 5
+    assert subject.counts["unreadable"] > 3
 
 
 @pytest.mark.long
