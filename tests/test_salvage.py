@@ -18,9 +18,9 @@ import helpers_verify
 import pytest
 from golden_content import check, check_registered
 from helpers_campaign import PAGE, Campaign, hurt_tables, inventory, pages_of
-from helpers_cli import run
+from helpers_cli import Trap, run
 from helpers_processes import result_of, start
-from helpers_store import FLOW, dump, tampering
+from helpers_store import FLOW, dump, save_task, tampering
 
 from sqlitestore import FileExists, FlowDataStore, NotAStore, StoreMissing
 from sqlitestore.maintenance.salvage import salvage
@@ -258,6 +258,17 @@ def test_other_page_sizes(path: str, out: str) -> None:
         os.unlink(out)
 
 
+def test_nothing_is_unpickled(tmp_path: Path, out: str) -> None:
+    """Neither by verify nor by salvage."""
+    marker = tmp_path / "unpickled"
+    path = str(tmp_path / "trap.db")
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        save_task(flow, trap=Trap(marker))
+    assert verify(path).ok
+    assert salvage(path, out).whole
+    assert not marker.exists()
+
+
 # Files that are no stores, or not there
 
 
@@ -333,7 +344,7 @@ def test_the_command_can_be_interrupted(tmp_path: Path, path: str, out: str) -> 
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
     assert os.listdir(tmp_path) == ["runs.db"]
 
 
@@ -344,9 +355,9 @@ def test_the_command_can_be_interrupted(tmp_path: Path, path: str, out: str) -> 
 def test_damage_by_chance(tmp_path: Path, first: int) -> None:
     """Flips, zeroed, swapped and copied pages, noise, cuts: all is right, or found; and salvage gets what is whole."""
     subject = Campaign(helpers_everything.make(tmp_path / "runs.db", tasks=12, size=150_000))
-    for seed in range(first, first + 30):
+    for seed in range(first, first + 20):
         subject.round(seed)
-    assert subject.counts["unreadable"] > 5
+    assert subject.counts["unreadable"] > 3
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ import pytest
 from helpers_cli import as_process, run
 from helpers_processes import result_of, start
 from helpers_store import FLOW, dump, tampering
+from sqlite_oracle import digest
 from test_damage import DAMAGES
 from test_damage import path as damage_path
 
@@ -118,6 +119,9 @@ PLACES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "artifact's size": (
         f"UPDATE artifact SET size = 1 WHERE attempt = {OWN} AND name = 'small'", [("artifact", TASK, "small")],
     ),
+    "artifact's position": (
+        f"UPDATE artifact SET position = position + 5 WHERE attempt = {OWN}", [("attempt", TASK, "")],
+    ),
     "attempt": (f"UPDATE attempt SET done = done + 1 WHERE id = {OWN}", [("attempt", TASK, "")]),
     "not done": (f"UPDATE attempt SET done = NULL WHERE id = {OWN}", [("attempt", TASK, "")]),
     "log": (f"DELETE FROM log WHERE attempt = {OWN} AND part = 0", [("log", TASK, "task/stdout")]),
@@ -208,6 +212,19 @@ def test_what_is_hurt_is_named(path: str, name: str) -> None:
     for kind, pathspec, label in expected:
         named = [each for each in found.problems if each.kind == kind and each.pathspec == pathspec]
         assert [each for each in named if label in {"*", each.name}], "\n".join(map(str, found.problems))
+
+
+@pytest.mark.parametrize("done", [None, 5.0])
+def test_an_attempt_is_done_with_all_that_belongs_to_it_or_not(path: str, done: float | None) -> None:
+    """Also where its digest is right: artifacts without a done marker, and half a marker."""
+    with tampering(path) as connection:
+        row = connection.execute(f"SELECT id, started FROM attempt WHERE id = {OWN}").fetchone()
+        assert row is not None
+        right = digest(FLOW, "1", "a", "1", 0, row[1], done, None, None)
+        statement = "UPDATE attempt SET done = ?, python = NULL, artifacts_digest = NULL, digest = ? WHERE id = ?"
+        connection.execute(statement, (done, right, row[0]))
+    messages = [each.message for each in verify(path).problems if (each.kind, each.pathspec) == ("attempt", TASK)]
+    assert any(("not done" if done is None else "half done") in message for message in messages)
 
 
 def test_every_table_is_damaged_in_a_test() -> None:
@@ -354,6 +371,6 @@ def test_the_command_can_be_interrupted(path: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
     assert dump(path) == before
     assert as_process(path, "verify").returncode == 0

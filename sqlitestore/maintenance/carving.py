@@ -1,8 +1,8 @@
 """Every row that the pages of a file hold, each with where it stands and how sure it is that it belongs to the file.
 
 First the trees are walked from the roots that the schema names: what they reach is ATTACHED. Where an inner page is
-damaged, SQL loses all that is below it; so then every other page that looks like one of a b-tree is read too, and its
-rows say of which table they are. Such a page is ORPHANED: no healthy file has one, so it hung in a tree that is damaged
+damaged, SQL loses all that is below it; so every other page that looks like one of a b-tree is read too, and its rows
+say of which table they are. Such a page is ORPHANED: no healthy file has one, so it hung in a tree that is damaged
 now. But pages on the list of free pages hold what was deleted, and are left alone: a pruned run, old tags and what a
 user scrubbed do not come back. What is free is told by the header's list, and, in files that can shrink, by the map of
 pages that SQLite keeps for it. If both are lost, it is UNCERTAIN whether an orphaned page is free, and its rows count
@@ -78,7 +78,7 @@ class Carver:
         self._progress.start("Reading the pages", self._pages.count, "pages")
         try:
             yield from self._attached()
-            if self.hurt or not self.schema_whole:
+            if self._knows_free or self.hurt or not self.schema_whole:
                 yield from self._orphaned()
         finally:
             self._progress.finish()
@@ -180,6 +180,7 @@ class Carver:
             self._report(name, number, "has rows that are damaged")
 
     def _orphaned(self) -> Iterator[Row]:
+        """Yield the rows of pages that hang in no tree; if these may be free, of the tables that are damaged alone."""
         rank = ORPHANED if self._knows_free else UNCERTAIN
         for number in range(1, self._pages.count + 1):
             if self._reached[number] or self._free[number]:
@@ -189,8 +190,11 @@ class Carver:
             if page.kind not in KIND_OF_LEAF or not page.cells:
                 continue
             records = list(self._records(page))
+            if not self.hurt and self.schema_whole:
+                self._findings.add("structure", "it hangs in no tree, as if one had been cut", name=f"page {number}")
             for name in tables_of([values for _, values in records], rowid=KIND_OF_LEAF[page.kind]):
-                if name not in OTHER_INDEXES and (name in self.hurt or name not in self.roots or not self.schema_whole):
+                lost = name in self.hurt or name not in self.roots or not self.schema_whole
+                if name not in OTHER_INDEXES and (lost or self._knows_free):
                     yield from self._rows_of(name, rank, number, page, records)
 
     def _find_free_pages(self) -> None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from sqlitestore.errors import InvalidName, InvalidType
+from sqlitestore.model import check_name
 from sqlitestore.tasks import digest_of
 
 JSON = ("value", "tags", "system_tags")
@@ -82,6 +84,25 @@ def is_digest(digest: Any, *fields: Any) -> bool:
         return bool(digest_of(*fields) == digest)
     except (TypeError, ValueError, OverflowError, UnicodeEncodeError):
         return False
+
+
+def is_legal(*names: Any) -> bool:
+    """Whether these are names that a store gives."""
+    try:
+        for name in names:
+            check_name("", name)
+    except (InvalidName, InvalidType):
+        return False
+    return True
+
+
+def is_json(text: Any) -> bool:
+    """Whether this is a JSON text."""
+    try:
+        json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def is_map(packed: Any) -> bool:

@@ -74,16 +74,21 @@ HEADS = {"blob": 4, "chunk": 4}
 """Columns of a row that are read before its bytes are wanted: those stand last, and may be large."""
 
 
+def _column(letter: str) -> Callable[[Any], bool]:
+    test = _TESTS[letter.upper()]
+    return test if letter.isupper() else lambda value: value is None or test(value)
+
+
+_COLUMNS = {
+    name: [_column(letter) for letter in shape[: HEADS.get(name, len(shape))]] for name, shape in SHAPES.items()
+}
+
+
 def fits(name: str, values: Sequence[Any]) -> bool:
     """Whether values can be a row of the table or index; of a blob or chunk, without its bytes."""
-    shape = SHAPES[name]
-    if len(values) != len(shape):
+    if len(values) != len(SHAPES[name]):
         return False
-    limit = HEADS.get(name, len(shape))
-    return all(
-        (letter.islower() and value is None) or _TESTS[letter.upper()](value)
-        for letter, value in zip(shape[:limit], values, strict=False)
-    )
+    return all(test(value) for test, value in zip(_COLUMNS[name], values, strict=False))
 
 
 def real_numbers(name: str, values: Sequence[Any]) -> list[Any]:

@@ -11,14 +11,12 @@ from typing import Any
 
 import apsw
 
-from sqlitestore.errors import InvalidName, InvalidType
 from sqlitestore.maintenance.carving import UNCERTAIN
-from sqlitestore.maintenance.records import is_digest
+from sqlitestore.maintenance.records import is_digest, is_legal, is_map
 from sqlitestore.maintenance.salvage_content import ContentSalvage
 from sqlitestore.maintenance.salvage_names import RunName, RunNames
 from sqlitestore.maintenance.salvage_staging import Staging
 from sqlitestore.maintenance.verification import Findings, pathspec_of
-from sqlitestore.model import check_name
 from sqlitestore.progress import Progress
 from sqlitestore.tasks import digest_of
 
@@ -73,16 +71,16 @@ class AttemptSalvage:
         rows = self._staging.find("attempt", attempt)
         for _, _, run, step, task, number, started, done, python, artifacts_digest, digest in rows:
             of = (step, task, number)
-            if digest is None:
+            if digest is None or attempt <= 0:
                 continue
             name = self._names.verified(run, digest, *of, started, done, python, artifacts_digest)
-            if name is None or not _legal(*of[:2]) or self._is_there(run, of):
+            if name is None or not is_legal(*of[:2]) or self._is_there(run, of):
                 continue
             self._save_whole(attempt, run, name, of, (started, done, python, artifacts_digest, digest))
             return
         for rank, _, run, *more in rows:
             of = (more[0], more[1], more[2])
-            if rank < UNCERTAIN:
+            if rank < UNCERTAIN and attempt > 0:
                 self._save_logs_alone(attempt, run, of)
                 return
 
@@ -132,7 +130,7 @@ class AttemptSalvage:
                 for _, _, name, _, blob, *rest in chosen:
                     keys = [blob] if isinstance(blob, bytes) else self._content.keys_of(blob)
                     fields.append((name, keys[-1 if index_first else 0] if keys else None, *rest))
-                if is_digest(digest, *fields) and all(_legal(field[0]) for field in fields):
+                if is_digest(digest, *fields) and all(map(_is_sane, fields)):
                     return fields
         return None
 
@@ -157,7 +155,7 @@ class AttemptSalvage:
         self._findings.add("attempt", "its row is lost or damaged", **place)
         for name in self._names.candidates(run):
             logs = self._logs(attempt, name, of, None)
-            if not logs or not _legal(*of[:2]):
+            if not logs or not is_legal(*of[:2]):
                 continue
             source, stream, part, _, size, digest = logs[0]
             key = self._key_of_log(attempt, logs[0])
@@ -194,7 +192,7 @@ class AttemptSalvage:
         for (source, stream), known in sorted(parts.items()):
             rows = [known.get(part) for part in range(len(known))]
             found = [row for row in rows if row is not None]
-            if len(found) == len(rows) and _legal(source, stream):
+            if len(found) == len(rows) and is_legal(source, stream):
                 whole.extend(found)
                 self._findings.count("logs")
             elif place is not None:
@@ -232,10 +230,6 @@ def _choices(rows: Sequence[Fields]) -> Iterator[list[Fields]]:
             yield chosen
 
 
-def _legal(*names: Any) -> bool:
-    try:
-        for name in names:
-            check_name("", name)
-    except (InvalidName, InvalidType):
-        return False
-    return True
+def _is_sane(field: Fields) -> bool:
+    name, key, _, _, _, info, preview = field
+    return is_legal(name) and key is not None and is_map(info) and is_map(preview)

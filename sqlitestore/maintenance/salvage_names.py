@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlitestore.maintenance.records import is_digest
+from sqlitestore.maintenance.records import is_digest, is_legal
 from sqlitestore.maintenance.salvage_staging import Staging
 from sqlitestore.maintenance.verification import Findings, pathspec_of
 
@@ -38,11 +38,11 @@ class RunNames:
         self._taken: dict[tuple[str, str], int] = {}
         for flow in staging.firsts("flow"):
             found = staging.find("flow", flow)
-            self._flows[flow] = list(dict.fromkeys(name for _, _, name in found))
+            self._flows[flow] = list(dict.fromkeys(name for _, _, name in found if is_legal(name)))
             self._agreed.update(name for _, _, name in self._agreed_rows("flow", found))
         for table in ("run", "trash"):
             for run in staging.firsts(table):
-                if run not in self._runs:
+                if run > 0 and run not in self._runs:
                     self._runs[run] = self._candidates(staging, run)
 
     def _candidates(self, staging: Staging, run: int) -> list[RunName]:
@@ -58,7 +58,7 @@ class RunNames:
         if not rows:
             flows = [name for names in self._flows.values() for name in names][:MAX_FLOWS]
             found.extend(RunName(flow, real, *rest) for flow in flows for _, _, real, *rest in trash)
-        found = list(dict.fromkeys(found))
+        found = [name for name in dict.fromkeys(found) if is_legal(name.run)]
         agreed = self._agreed_rows("run", rows)
         if len(found) == len(agreed) == 1 and found[0].flow in self._agreed:
             self._agreed.add(run)

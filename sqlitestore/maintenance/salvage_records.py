@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from sqlitestore.maintenance.carving import UNCERTAIN
-from sqlitestore.maintenance.records import RECORD_TABLES, RecordTable, is_digest
+from sqlitestore.maintenance.records import RECORD_TABLES, RecordTable, is_digest, is_json, is_legal
 from sqlitestore.maintenance.salvage_content import ContentSalvage
 from sqlitestore.maintenance.salvage_names import RunName, RunNames
 from sqlitestore.maintenance.salvage_staging import Staging
@@ -55,14 +55,15 @@ class RecordSalvage:
         with self._out:
             for flow in self._staging.firsts("flow"):
                 for name in self._names.flow_names(flow):
-                    if self._names.is_flow_known(name):
+                    if flow > 0 and self._names.is_flow_known(name):
                         self._out.execute(INSERT_FLOW_WITH_ID, (flow, name))
             for run, proven in self._names.proven.items():
                 hidden = proven.run if proven.trashed is None else f"trash/{run}"
                 self._out.execute(INSERT_RUN, (run, self._flow(proven.flow), hidden))
                 self._findings.count("runs")
                 if proven.trashed is not None:
-                    self._out.execute(INSERT_TRASH, (run, proven.run, proven.trashed, int(bool(proven.purging))))
+                    when = proven.trashed if 0 <= proven.trashed < float("inf") else 0.0
+                    self._out.execute(INSERT_TRASH, (run, proven.run, when, int(bool(proven.purging))))
             self._findings.count("flows", self._out.execute("SELECT COUNT(*) FROM flow").get)
 
     def _flow(self, name: str) -> int:
@@ -80,7 +81,8 @@ class RecordSalvage:
             sure = [row for row in rows if row[0] < UNCERTAIN] or rows
             for _, values, digest in sure:
                 name = self._names.verified(run, digest, *values)
-                if name is None or table.json_error(values):
+                legal = table.name != "task_metadata" or is_legal(values[3])
+                if name is None or table.json_error(values) or not legal:
                     continue
                 self._insert(table, run, name, values, digest, positions)
                 break
@@ -148,7 +150,8 @@ class RecordSalvage:
                 continue
             _, blob, size, metadata, digest = row
             for key in self._content.keys_of(blob):
-                if not is_digest(digest, path, key, size, metadata):
+                proven = is_digest(digest, path, key, size, metadata)
+                if not proven or not (metadata is None or is_json(metadata)):
                     continue
                 saved = self._content.saved(key)
                 if saved is None:

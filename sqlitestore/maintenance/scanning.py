@@ -72,7 +72,7 @@ def scan(database: Database, source: Source, findings: Findings) -> Iterator[Row
 
 def _scan_hurt(database: Database, source: Source, after: Row | None, findings: Findings) -> Iterator[Row]:
     """Yield what can be read behind ``after`` from either end, whatever the texts are."""
-    seen: set[Row] = set()
+    last = after
     for end in (False, True):
         try:
             with database.read() as connection:
@@ -80,11 +80,9 @@ def _scan_hurt(database: Database, source: Source, after: Row | None, findings: 
                 for row in connection.execute(statement, after or ()):
                     decoded = _decoded(row)
                     key = decoded[: len(source.key)]
-                    if key in seen:
-                        if end:
-                            return
-                        continue
-                    seen.add(key)
+                    if end and not _is_above(key, last):
+                        return
+                    last = last if end else key
                     yield decoded
         except DataException as error:
             findings.unreadable(source.table, error)

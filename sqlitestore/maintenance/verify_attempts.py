@@ -20,7 +20,7 @@ from sqlitestore.model import check_name
 from sqlitestore.progress import Progress
 from sqlitestore.trash import TRASH_NEEDS_FORMAT
 
-AT_ONCE = 500
+AT_ONCE = 200
 """Attempts that are read in one transaction."""
 
 NAMES = "LEFT JOIN run AS r ON r.id = {0}.run LEFT JOIN flow AS f ON f.id = r.flow LEFT JOIN trash AS t ON t.run = r.id"

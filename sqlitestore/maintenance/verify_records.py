@@ -9,13 +9,12 @@ order of keys, the count of pages or the free space of a page, and ``integrity_c
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlitestore import schema
 from sqlitestore.database import Database
 from sqlitestore.holds import ON_ITS_WAY
-from sqlitestore.maintenance.records import RECORD_TABLES, RecordTable, is_digest
+from sqlitestore.maintenance.records import RECORD_TABLES, RecordTable, is_digest, is_json
 from sqlitestore.maintenance.scanning import Source, scan
 from sqlitestore.maintenance.verification import Findings, pathspec_of
 from sqlitestore.maintenance.verify_attempts import (
@@ -128,7 +127,7 @@ class RecordCheck:
         elif size != stored:
             message = "it has another size than its blob"
         else:
-            message = "" if metadata is None or _is_json(metadata) else "its metadata are no JSON"
+            message = "" if metadata is None or is_json(metadata) else "its metadata are no JSON"
         if message:
             self._findings.add("file", message, pathspec=pathspec, name=path)
 
@@ -168,14 +167,6 @@ class RecordCheck:
         for (chunk,) in scan(self._database, GARBAGE, self._findings):
             if not isinstance(chunk, int) or chunk <= 0:
                 self._findings.add("garbage", "a row makes no sense", name=chunk)
-
-
-def _is_json(text: Any) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return False
-    return True
 
 
 def _is_time(seconds: Any) -> bool:
