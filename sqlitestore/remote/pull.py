@@ -210,7 +210,7 @@ class _Pull:
                         f"it is in the file too, with other content (artifacts of {place[0].pathspec}, attempt "
                         f"{place[1]}, differ). It was left as it is; pull it into another file."
                     )
-            elif place not in here or layout.DONE in documents:
+            elif place not in here or here[place].started is None or layout.DONE in documents:
                 new[place] = documents
         return new
 
