@@ -36,9 +36,9 @@ FLOORS = [
     ["flow_datastore"],
     ["datastore_set", "inputs"],
     ["api"],
-    ["paths"],
     ["maintenance"],
     ["archive"],
+    ["paths"],
     ["remote"],
     ["cli", "testing", "metaflow"],
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers_servers import AzureServer
+from helpers_store import rows
 from metaflow.datastore import FlowDataStore as MetaflowFlowDataStore
 from metaflow.plugins.datastores.local_storage import LocalStorage
 from sqlite_oracle import check_file
@@ -25,6 +26,7 @@ from sqlitestore.remote.pull import pull
 from sqlitestore.remote.push import push
 
 TIME = 1_700_000_000_000
+RECORDS = "sqlitestore.remote.pulled_records"
 
 
 class Recording(LocalStorage):
@@ -251,6 +253,28 @@ def test_pull_is_cut_off_anywhere(file: Path, folder: Path, tmp_path: Path) -> N
         assert said(part) == expected
 
 
+@pytest.mark.parametrize(
+    "broken", ["sqlitestore.paths.writing.PathWriter._save_markers", f"{RECORDS}.Registering.write"]
+)
+def test_tasks_and_their_records_come_together(
+    file: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """If artifacts or records of a task cannot be written, neither are."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    push_file(file, LocalStorage(str(folder)))
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, fail)
+        with pytest.raises(ZeroDivisionError):
+            pull_file(tmp_path / "back.db", LocalStorage(str(folder)))
+    for table in ("registered_task", "registered_metadata", "artifact"):
+        assert rows(tmp_path / "back.db", f"SELECT count(*) FROM {table}") == [(0,)]
+    pull_file(tmp_path / "back.db", LocalStorage(str(folder)))
+    assert said(tmp_path / "back.db") == said(file)
+
+
 @pytest.mark.parametrize("settled", [0.0, 3600.0])
 def test_again_costs_little(file: Path, folder: Path, tmp_path: Path, settled: float) -> None:
     """What is complete is asked for in a few calls for all runs together, and nothing is sent or fetched again."""
@@ -258,11 +282,13 @@ def test_again_costs_little(file: Path, folder: Path, tmp_path: Path, settled: f
         write_run(file, run, width=5)
     push_file(file, LocalStorage(str(folder)))
     pull_file(tmp_path / "back.db", LocalStorage(str(folder)))
+    metadata = rows(tmp_path / "back.db", "SELECT count(*) FROM registered_metadata")
     pushed, pulled = Recording(str(folder)), Recording(str(folder))
     report = push_file(file, pushed, settled=settled)
     assert (report.runs_there, report.tasks, report.blobs, pushed.saved) == (3 if settled == 0 else 0, 0, 0, [])
     report = pull_file(tmp_path / "back.db", pulled, settled=settled)
     assert (report.runs_there, report.tasks, report.blobs, report.files) == (3 if settled == 0 else 0, 0, 0, 0)
+    assert rows(tmp_path / "back.db", "SELECT count(*) FROM registered_metadata") == metadata
     if settled == 0:
         assert pushed.calls <= 5
         assert pulled.calls <= 6

@@ -80,6 +80,14 @@ class PathWriter:
         for (task, number), documents in self._markers.items():
             self._save_markers(task, number, documents)
 
+    def task_starts(self) -> None:
+        """Note that this process writes a task."""
+        task_starts(self._store)
+
+    def task_ends(self) -> None:
+        """Note that it is done."""
+        task_ends()
+
     def _small_blobs(self, items: Iterable[tuple[str, Any]]) -> Iterator[tuple[Payload, str]]:
         for path, given in items:
             saved = _saved(path, given)
@@ -181,9 +189,9 @@ class PathWriter:
     def _save_markers(self, task: TaskAddress, number: int, documents: Mapping[str, bytes]) -> None:
         """Make the attempt what the three documents say, those that are there already included."""
         if layout.DONE in documents:
-            task_ends()
+            self.task_ends()
         elif layout.ATTEMPT in documents:
-            task_starts(self._store)
+            self.task_starts()
         if set(documents) == {layout.ATTEMPT}:
             started = layout.read_attempt_document(documents[layout.ATTEMPT])
             if started is not None:  # the usual start of a task

@@ -21,13 +21,12 @@ from sqlitestore.model import TaskAddress
 from sqlitestore.path_storage.packing import checked, is_raw, payload_from
 from sqlitestore.path_storage.paths import Paths, batches
 from sqlitestore.paths.reading import TYPE
-from sqlitestore.paths.writing import PathWriter
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.remote.documents import self_path
 from sqlitestore.remote.included import Included
 from sqlitestore.remote.looking import Listing, Run, look, runs_there, tree
 from sqlitestore.remote.providers import Provider
-from sqlitestore.remote.pulled_files import pull_files, pull_included
+from sqlitestore.remote.pulled_files import PulledWriter, pull_files, pull_included
 from sqlitestore.remote.pulled_records import Registering
 from sqlitestore.remote.report import Report
 from sqlitestore.tables import Tables, tables_of
@@ -211,7 +210,7 @@ class _Pull:
                         f"it is in the file too, with other content (artifacts of {place[0].pathspec}, attempt "
                         f"{place[1]}, differ). It was left as it is; pull it into another file."
                     )
-            elif place not in here or layout.DONE in documents:
+            elif place not in here or here[place].started is None or layout.DONE in documents:
                 new[place] = documents
         return new
 
@@ -242,7 +241,7 @@ class _Pull:
         amount, files = pull_files(self._tables, self.source, listing, tasks, with_something)
         self._count(amount, files)
         done_at.update({place: at for place, at in registering.done_at().items() if place not in done_at})
-        writer = PathWriter(self._tables, "", overwrite=True, done_at=done_at)
+        writer = PulledWriter(self._tables, "", overwrite=True, done_at=done_at)
         with self._tables.database.write():
             writer.save(
                 (layout.path_of(MarkerPlace(*place, name)), BytesIO(document))
@@ -311,7 +310,7 @@ class _Pull:
         missing = [path for path in paths if path not in here]
         for some in batches(missing, BLOBS_TOGETHER):
             with self.source.opened(some) as found:
-                PathWriter(self._tables, "", overwrite=True).save(
+                PulledWriter(self._tables, "", overwrite=True).save(
                     (path, open(opened.file, "rb"))  # noqa: SIM115 - the writer reads it; it goes with the generator
                     for path, opened in found.items()
                 )

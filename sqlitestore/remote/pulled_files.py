@@ -24,6 +24,16 @@ GZIPPED = json.dumps({"gzip": True})
 """Metadata of an included file, whose gzip was taken off: as the plug-in keeps it."""
 
 
+class PulledWriter(PathWriter):
+    """Saves what comes from elsewhere: this process writes no task of its own by that."""
+
+    def task_starts(self) -> None:
+        """Note nothing."""
+
+    def task_ends(self) -> None:
+        """Note nothing."""
+
+
 def pull_files(
     tables: Tables, source: Paths, listing: Listing, tasks: Iterable[TaskAddress], new: set[TaskAddress]
 ) -> tuple[int, int]:
@@ -41,7 +51,7 @@ def pull_files(
             ):
                 wanted.append(path)
     amount = 0
-    writer = PathWriter(tables, "", overwrite=True)
+    writer = PulledWriter(tables, "", overwrite=True)
     for some in batches(wanted, FILES_TOGETHER):
         with source.opened(some) as found:
             amount += sum(os.path.getsize(opened.file) for opened in found.values())
