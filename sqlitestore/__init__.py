@@ -13,23 +13,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlitestore.api import *  # noqa: F403
+    from sqlitestore.archive.diff import diff as diff
     from sqlitestore.archive.export import export as export
     from sqlitestore.archive.merge import merge as merge
+    from sqlitestore.archive.tags import change_tags as change_tags
+    from sqlitestore.archive.tags import tags_of as tags_of
     from sqlitestore.archive.trust import trust_runs as trust_runs
     from sqlitestore.maintenance.compact import compact as compact
     from sqlitestore.maintenance.prune import plan_prune as plan_prune
     from sqlitestore.maintenance.prune import prune as prune
     from sqlitestore.maintenance.prune import restore as restore
+    from sqlitestore.maintenance.salvage import salvage as salvage
+    from sqlitestore.maintenance.verify import verify as verify
+    from sqlitestore.remote.pull import pull as pull
+    from sqlitestore.remote.push import push as push
 
 _FUNCTIONS = ("register_serializer", "unregister_serializer")
 _OVER_A_STORE = {
+    "change_tags": "archive.tags",
     "compact": "maintenance.compact",
+    "diff": "archive.diff",
     "export": "archive.export",
     "merge": "archive.merge",
     "plan_prune": "maintenance.prune",
     "prune": "maintenance.prune",
+    "pull": "remote.pull",
+    "push": "remote.push",
     "restore": "maintenance.prune",
+    "salvage": "maintenance.salvage",
+    "tags_of": "archive.tags",
     "trust_runs": "archive.trust",
+    "verify": "maintenance.verify",
 }
 """Functions over an open store, and where each is: programs that only read and write do without these modules."""
 

@@ -365,7 +365,7 @@ class Tasks:
             return fields
         stubs = self._database.query(SELECT_STUBS, (attempt_row,))
         positions = dict(self._database.query(SELECT_POSITIONS, (attempt_row,))) | {row[0]: row[-1] for row in stubs}
-        return sorted([*fields, *(row[:-1] for row in stubs)], key=lambda row: positions.get(row[0], 0))
+        return sorted([*fields, *(row[:-1] for row in stubs)], key=lambda row: _position(positions.get(row[0])))
 
     def flows(self) -> list[str]:
         """Return the names of all flows, sorted."""
@@ -386,6 +386,11 @@ class Tasks:
             f"Attempt {number} of task {task.pathspec} in {self._database.path} is damaged: {what} differ from what "
             "was written. Restore the file from a backup."
         )
+
+
+def _position(value: Any) -> int:
+    """Return a position to sort by; damage can make it anything, and then the digest does not fit."""
+    return value if isinstance(value, int) else 0
 
 
 def _rows(task: TaskAddress, finished: Finished) -> list[tuple[Any, ...]]:

@@ -390,6 +390,37 @@ def test_two_prunes_at_once(path: str) -> None:
     check_file(path)
 
 
+def test_a_purge_that_another_overtook_takes_no_run_that_came_since(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id of the purged run's row, and those of its attempts, are another's by now."""
+    from sqlitestore.maintenance import purge as purging
+
+    with FlowDataStore(FLOW, ds_root=path) as flow, FlowDataStore(FLOW, ds_root=path) as other:
+        prune(flow, plan_prune(flow, [f"{FLOW}/4"]))
+        for step in ("_mark", "_delete_some_attempts", "_delete_some_files", "_delete_the_run"):
+            work = getattr(purging, "_in_turn")  # noqa: B009
+            overtaken = []
+
+            def overtaking(
+                database: Any, run: Any, delete: Any, step: str = step, work: Any = work, overtaken: Any = overtaken
+            ) -> int:
+                if delete.__class__.__name__ == "function" and delete.__name__ == step and not overtaken:
+                    overtaken.append(step)
+                    prune(other, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+                    make_run(other, "4")
+                return work(database, run, delete)
+
+            with monkeypatch.context() as slow:
+                slow.setattr(purging, "_in_turn", overtaking)
+                prune(flow, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+            assert overtaken == [step]
+            [task] = flow.get_latest_task_datastores("4")
+            assert task["own"] == incompressible(700_000, 4)
+            assert task.load_logs(["task"], "stdout") == [("task", b"log of 4\n" * 50)]
+            assert flow._storage_impl.files_below(f"mf.cards/{FLOW}/runs/4") != []
+            prune(flow, plan_prune(flow, [f"{FLOW}/4"]))
+    check_file(path)
+
+
 # The command
 
 

@@ -7,6 +7,8 @@ the run, so that one whose purge was interrupted is not taken for whole; the nex
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import apsw
@@ -17,6 +19,7 @@ from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, some
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.trash import Trash, TrashedRun
 
+IS_THE_SAME = "SELECT 1 FROM trash WHERE run = ? AND trashed = ?"
 MARK = "UPDATE trash SET purging = 1 WHERE run = ?"
 COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempt WHERE run = ?"
 # What an attempt may free at once: the blobs in rows; those of chunks go later.
@@ -66,35 +69,67 @@ def purge(database: Database, *, older_than: float = 0.0, progress: Progress = S
 
 
 def _purge_run(database: Database, run: TrashedRun, progress: Progress) -> int:
-    with database.write() as connection:
-        connection.execute(MARK, (run.row,))
+    if not _in_turn(database, run, _mark):
+        return 0
     before = _free(database)
     [(attempts,)] = database.query(COUNT_ATTEMPTS, (run.row,))
     progress.start(f"Purging {run.pathspec}", attempts, "attempts")
     try:
-        while rows := database.query(SELECT_ATTEMPTS, (run.row, AT_ONCE)):
-            some = some_of(rows)
-            with database.write() as connection:
-                _delete_attempts(connection, [row for row, _ in some])
-            progress.advance(len(some))
-        while files := database.query(SELECT_FILES, (run.row, AT_ONCE)):
-            with database.write() as connection:
-                for path, _ in files:
-                    connection.execute(DELETE_FILE, (run.row, path))
-                drop(connection, dict.fromkeys(blob for _, blob in files))
+        while done := _in_turn(database, run, _delete_some_attempts):
+            progress.advance(done)
+        while _in_turn(database, run, _delete_some_files):
+            pass
         for statement in DELETE_OF_TASKS:
-            deleted = 1
-            while deleted:
-                with database.write() as connection:
-                    connection.execute(statement, (run.row,))
-                    deleted = connection.changes()
-        with database.write() as connection:
-            for statement in DELETE_OF_RUN:
-                connection.execute(statement, (run.row,))
+            while _in_turn(database, run, partial(_delete_by, statement)):
+                pass
+        _in_turn(database, run, _delete_the_run)
     finally:
         progress.finish()
     collect_garbage(database, progress)
     return max(0, _free(database) - before)
+
+
+def _in_turn(database: Database, run: TrashedRun, delete: Callable[[apsw.Connection, int], int]) -> int:
+    """Delete some of the run in a transaction of its own; return how much, 0 if nothing is left or the run is gone.
+
+    Another purge may have finished it, or somebody restored it. Then its row's id may be another run's by now, and so
+    may the ids of its attempts: they are looked up in the transaction that deletes them.
+    """
+    with database.write() as connection:
+        if not connection.execute(IS_THE_SAME, (run.row, run.trashed)).fetchone():
+            return 0
+        return delete(connection, run.row)
+
+
+def _mark(connection: apsw.Connection, run: int) -> int:
+    connection.execute(MARK, (run,))
+    return 1
+
+
+def _delete_some_attempts(connection: apsw.Connection, run: int) -> int:
+    rows: list[Any] = connection.execute(SELECT_ATTEMPTS, (run, AT_ONCE)).fetchall()
+    some = some_of(rows)
+    _delete_attempts(connection, [row for row, _ in some])
+    return len(some)
+
+
+def _delete_some_files(connection: apsw.Connection, run: int) -> int:
+    files: list[Any] = connection.execute(SELECT_FILES, (run, AT_ONCE)).fetchall()
+    for path, _ in files:
+        connection.execute(DELETE_FILE, (run, path))
+    drop(connection, dict.fromkeys(blob for _, blob in files))
+    return len(files)
+
+
+def _delete_by(statement: str, connection: apsw.Connection, run: int) -> int:
+    connection.execute(statement, (run,))
+    return connection.changes()
+
+
+def _delete_the_run(connection: apsw.Connection, run: int) -> int:
+    for statement in DELETE_OF_RUN:
+        connection.execute(statement, (run,))
+    return 1
 
 
 def _delete_attempts(connection: apsw.Connection, attempts: list[int]) -> None:

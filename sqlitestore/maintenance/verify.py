@@ -25,6 +25,7 @@ from sqlitestore.maintenance.verify_attempts import AttemptCheck
 from sqlitestore.maintenance.verify_content import ContentCheck
 from sqlitestore.maintenance.verify_records import RecordCheck
 from sqlitestore.progress import SILENT, Progress
+from sqlitestore.tables import tables_of
 
 MAX_MESSAGES = 1000
 """Of SQLite's ``integrity_check`` that are asked for."""
@@ -62,22 +63,21 @@ NUMBERS = {
 COUNT_NEGATIVE = "SELECT COUNT(*) FROM {} WHERE {}"
 
 
-def verify(
-    store: Database | str | os.PathLike[str], *, quick: bool = False, progress: Progress = SILENT
-) -> Verification:
-    """Check an open store, or the file at a path; what is hurt is in the outcome, not an error.
+def verify(store: Any, *, quick: bool = False, progress: Progress = SILENT) -> Verification:
+    """Check an open store (a FlowDataStore, SQLiteStorage or Database), or the file at a path; what is hurt is in the outcome, not an error.
 
     ``quick`` leaves out the content and SQLite's checks of the tables that hold it: the rows and their digests are
     checked. A file that cannot be opened as a store is one problem of the kind "store". Raises StoreMissing if there
     is no file, StoreBusy if another process keeps it locked.
     """
     start = time.monotonic()
-    if isinstance(store, Database):
-        findings = Findings(store.path)
-        with _as_problem(findings):
-            _check(store, findings, quick=quick, progress=progress)
-    else:
+    if isinstance(store, str | os.PathLike):
         findings = _check_path(os.fspath(store), quick=quick, progress=progress)
+    else:
+        database = store if isinstance(store, Database) else tables_of(store).database
+        findings = Findings(database.path)
+        with _as_problem(findings):
+            _check(database, findings, quick=quick, progress=progress)
     seconds = time.monotonic() - start
     return Verification(findings.path, quick, findings.checked, findings.problems, findings.found, seconds)
 
