@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers_store import FLOW, save_task
-from sqlitestore.paths.reading import find
 
 from sqlitestore import Damaged, FlowDataStore, RunExists, merge
 from sqlitestore.blobs import payload_of
 from sqlitestore.layout import UNTRUSTED
+from sqlitestore.paths.reading import find
 from sqlitestore.tables import tables_of
 
 DOCUMENT = {"objects": {"x": "0" * 40, "y": "1" * 40}, "info": {"x": {"encoding": "pickle-v4"}}}
