@@ -17,6 +17,7 @@ import apsw
 
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
+from sqlitestore.model import Attempt
 from sqlitestore.tasks import digest_of, run_id
 
 
@@ -337,6 +338,12 @@ class Registrations:
             f"What {self._database.path} has registered of {what} {pathspec} is damaged: it differs from what was "
             "written. Restore the file from a backup."
         )
+
+
+def unregistered_run(run: str, attempts: Iterable[Attempt]) -> RegisteredRun | None:
+    """Return a run that is only known by its attempts as it would be registered; None if none of them started."""
+    started = min((each.started for each in attempts if each.started is not None), default=None)
+    return None if started is None else RegisteredRun(run, None, int(started * 1000), frozenset(), frozenset(), 0)
 
 
 @lru_cache(1000)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlitestore.errors import InvalidInput, InvalidPathspec, InvalidType, NotFound
 from sqlitestore.model import check_iterable, parse_full_pathspec
-from sqlitestore.registrations import RegisteredRun
+from sqlitestore.registrations import RegisteredRun, unregistered_run
 from sqlitestore.tables import Tables, tables_of
 
 MAX_TAGS = 50
@@ -62,9 +62,9 @@ def change_tags(store: Any, pathspec: str, *, add: Iterable[str] = (), remove: I
     with tables.database.write():
         _check_there(tables, flow, run, tables.tasks.runs(flow))
         if tables.registrations.run(flow, run) is None:
-            now = round(time.time() * 1000)
-            found = as_registered(tables, flow, run) or RegisteredRun(run, None, now, frozenset(), frozenset(), 0)
-            tables.registrations.add_run(flow, run, found.user_name, found.ts_epoch, (), ())
+            found = unregistered_run(run, tables.tasks.find_run(flow, run, None))
+            epoch = round(time.time() * 1000) if found is None else found.ts_epoch
+            tables.registrations.add_run(flow, run, None, epoch, (), ())
         tables.registrations.change_tags(flow, run, lambda tags, system: changed(tags, system, to_add, to_remove))
         return _tags(f"{flow}/{run}", tables.registrations.run(flow, run))
 
@@ -96,15 +96,6 @@ def _check_tag(tag: str) -> None:
         tag.encode()
     except UnicodeError as error:
         raise InvalidInput("Tags must be UTF-8 encodable") from error
-
-
-def as_registered(tables: Tables, flow_name: str, run_id: str) -> RegisteredRun | None:
-    """Return a run that is only known by its tasks as it would be registered; None if none of them started."""
-    attempts = tables.tasks.find_run(flow_name, run_id, None)
-    started = min((each.started for each in attempts if each.started is not None), default=None)
-    if started is None:
-        return None
-    return RegisteredRun(run_id, None, int(started * 1000), frozenset(), frozenset(), 0)
 
 
 def _given(tags: Iterable[str]) -> frozenset[str]:

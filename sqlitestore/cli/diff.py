@@ -114,7 +114,9 @@ class _Files:
         try:
             there = self._has_flow(flow)
         except StoreMissing as error:
-            raise StoreMissing(f"{argument} is no file that is there, and of a store to look in: {error}") from error
+            raise StoreMissing(
+                f"{argument} is no file that is there. As a pathspec it needs a store: {error}"
+            ) from error
         if not there:
             raise NotFound(
                 f"{argument} is neither a file that is there nor a pathspec: {self.open(None).database.path} has no "

@@ -12,13 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlitestore.archive.tags import as_registered
 from sqlitestore.layout import encoding_for_metaflow
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 from sqlitestore.paths.here import HERE, absolute
 from sqlitestore.paths.reading import TYPE
 from sqlitestore.paths.stores import Store
-from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
+from sqlitestore.registrations import (
+    RegisteredArtifact,
+    RegisteredMetadatum,
+    RegisteredRun,
+    RegisteredTask,
+    unregistered_run,
+)
 from sqlitestore.tables import Tables
 
 Thing = dict[str, Any]
@@ -62,7 +67,7 @@ class Objects:
             registered = {run.name: run for run in self._store.registrations.runs(flow)}
             self._runs |= {(flow, name): run for name, run in registered.items()}
             names = self._store.tasks.runs(flow)
-            found = [registered.get(name) or as_registered(self._store, flow, name) for name in names]
+            found = [registered.get(name) or self._unregistered_run(flow, name) for name in names]
         return [_run(flow, run) for run in found if run is not None]
 
     def run(self, flow: str, name: str) -> Thing | None:
@@ -73,8 +78,11 @@ class Objects:
     def run_of(self, flow: str, name: str) -> RegisteredRun | None:
         """Return a run as it is registered, or as it would be; None if there is none of the name."""
         if (flow, name) not in self._runs:
-            self._runs[flow, name] = self._store.registrations.run(flow, name) or as_registered(self._store, flow, name)
+            self._runs[flow, name] = self._store.registrations.run(flow, name) or self._unregistered_run(flow, name)
         return self._runs[flow, name]
+
+    def _unregistered_run(self, flow: str, name: str) -> RegisteredRun | None:
+        return unregistered_run(name, self._store.tasks.find_run(flow, name, None))
 
     # Steps and tasks
 
