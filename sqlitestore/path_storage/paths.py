@@ -6,17 +6,29 @@ Metaflow's classes answer in whichever order, each list or load of more than ten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from sqlitestore.errors import DataException, StoreReadOnly, StoreUnavailable
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
 
 METHODS = ("save_bytes", "load_bytes", "is_file", "list_content", "size_file")
 """By which an object of Metaflow's kind is known."""
 
 TOGETHER = 500
 """Paths of a call: enough to make its fixed costs small, few enough to say how far the work is."""
+
+
+SLICE, THREADS = 10, 8
+"""Up to ten paths of a call Metaflow's S3 storage takes itself, one after the other; for more it starts processes, up
+to 64, which costs more than a second. So they go in slices, side by side: 20 small tasks were pushed in half the time.
+"""
 
 
 class Entry(NamedTuple):
@@ -71,11 +83,26 @@ class Paths:
     def have(self, paths: Iterable[str]) -> dict[str, bool]:
         """Return for each path whether a file stands there."""
         asked = list(dict.fromkeys(paths))
+
+        def look(some: list[str]) -> dict[str, bool]:
+            return dict(zip(some, map(bool, self.storage.is_file(some)), strict=True))
+
         found: dict[str, bool] = {}
         for some in batches(asked):
             with self._asked():
-                found |= zip(some, map(bool, self.storage.is_file(some)), strict=True)
+                for each in self._side_by_side(look, self._slices(some)):
+                    found |= each
         return found
+
+    def _slices(self, paths: list[T]) -> list[list[T]]:
+        """Return what goes into one call each."""
+        return list(batches(paths, SLICE)) if self.type == "s3" else [paths]
+
+    def _side_by_side(self, call: Callable[[U], V], slices: Sequence[U]) -> list[V]:
+        if len(slices) == 1:
+            return [call(slices[0])]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(call, slices))
 
     def size(self, path: str) -> int | None:
         """Return the size [bytes] of a file as it is kept; None if there is none."""
@@ -98,14 +125,16 @@ class Paths:
     def opened(self, paths: Sequence[str]) -> Iterator[dict[str, Opened]]:
         """Fetch the files that are there, by path; they can be opened until the end of the block."""
         asked = list(dict.fromkeys(paths))
-        with self._asked():
-            loading = self.storage.load_bytes(asked) if asked else None
-            found = {} if loading is None else _fetched(loading.__enter__())
-        try:
+        with ExitStack() as loaded:
+
+            def load(some: list[str]) -> dict[str, Opened]:
+                return _fetched(loaded.enter_context(self.storage.load_bytes(some)))
+
+            found: dict[str, Opened] = {}
+            with self._asked():
+                for each in self._side_by_side(load, self._slices(asked)) if asked else ():
+                    found |= each
             yield found
-        finally:
-            if loading is not None:
-                loading.__exit__(None, None, None)
 
     def read(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Return the bytes of small files, by path; one that is not there is left out."""
@@ -120,7 +149,16 @@ class Paths:
     def save(self, items: Iterable[Item], count: int) -> None:
         """Save files over whatever is there; ``count`` is about how many they are."""
         with self._asked():
-            self.storage.save_bytes(_given(items), overwrite=True, len_hint=count)
+            if self.type != "s3" or count <= SLICE:
+                self.storage.save_bytes(_given(items), overwrite=True, len_hint=count)
+                return
+
+            def save(some: list[Item]) -> None:
+                self.storage.save_bytes(_given(some), overwrite=True, len_hint=len(some))
+
+            waiting = iter(items)
+            while some := list(islice(waiting, SLICE * THREADS)):
+                self._side_by_side(save, self._slices(some))
 
 
 def _given(items: Iterable[Item]) -> Iterator[tuple[str, Any]]:
@@ -133,7 +171,7 @@ def _fetched(loaded: Iterable[tuple[str, str | None, dict[str, Any] | None]]) ->
     return {path: Opened(file, metadata) for path, file, metadata in loaded if file is not None}
 
 
-def batches(paths: Sequence[str], size: int = TOGETHER) -> Iterator[list[str]]:
-    """Yield the paths, some at a time."""
+def batches(paths: Sequence[T], size: int = TOGETHER) -> Iterator[list[T]]:
+    """Yield the paths (or other things), some at a time."""
     for start in range(0, len(paths), size):
         yield list(paths[start : start + size])

@@ -23,6 +23,7 @@ class Listing:
     steps: list[str] = field(default_factory=list)
     files: dict[TaskAddress, set[str]] = field(default_factory=dict)
     metadata: dict[TaskAddress, set[str]] = field(default_factory=dict)
+    cards: list[str] = field(default_factory=list)
 
     def has(self, path: str) -> bool:
         """Return whether there is something at a path of a task."""
@@ -65,10 +66,10 @@ def _folders(paths: Paths, above: Iterable[str]) -> list[str]:
     )
 
 
-def tree(paths: Paths, folder: str) -> list[str]:
-    """Return the paths of all files below a folder."""
+def tree(paths: Paths, folders: Iterable[str]) -> list[str]:
+    """Return the paths of all files below folders, in a call for each level."""
     found: list[str] = []
-    above = [folder]
+    above = list(folders)
     while above:
         entries = paths.below(above)
         found += [entry.path for entry in entries if entry.is_file]

@@ -130,12 +130,24 @@ class _Pull:
             for run, listing in look(self._provider.paths, runs).items():
                 listings[run].metadata = listing.metadata
                 listings[run].steps = sorted({*listings[run].steps, *listing.steps})
+        self._find_cards(listings)
         for run, listing in listings.items():
             self.report.runs += 1
             try:
                 self._pull_run(run, listing)
             except (Damaged, BlobNotFound, RunExists, InvalidInput) as error:
                 self.report.problems.append(f"{'/'.join(run)}: {error}")
+
+    def _find_cards(self, listings: Mapping[Run, Listing]) -> None:
+        """Find the cards of runs: all together, since each level of their folders is a call."""
+        for flow in {flow for flow, _ in listings} - set(self._cards):
+            below = self.source.below([f"{layout.CARDS}/{flow}/runs"])
+            self._cards[flow] = {entry.path.rpartition("/")[2] for entry in below}
+        folders = {
+            f"{layout.CARDS}/{flow}/runs/{run}": (flow, run) for flow, run in listings if run in self._cards[flow]
+        }
+        for path in tree(self.source, folders) if folders else ():
+            listings[folders["/".join(path.split("/")[:4])]].cards.append(path)
 
     def _pull_run(self, run: Run, listing: Listing) -> None:
         attempts = self._documents(listing)
@@ -162,7 +174,7 @@ class _Pull:
             registering.run(run, self._provider.paths.read([self_path(*run)]).get(self_path(*run)))
             steps = {self_path(*run, step): step for step in listing.steps}
             registering.steps(run, {steps[path]: found for path, found in self._provider.paths.read(steps).items()})
-            self._pull_run_files(run, included)
+            self._pull_run_files(listing, included)
         for start in range(0, len(tasks), TASKS_TOGETHER):
             some = tasks[start : start + TASKS_TOGETHER]
             self._pull_tasks(run, listing, some, {place: new[place] for place in new if place[0] in set(some)}, done_at,
@@ -299,13 +311,9 @@ class _Pull:
 
     # Files
 
-    def _pull_run_files(self, run: Run, included: Included) -> None:
+    def _pull_run_files(self, listing: Listing, included: Included) -> None:
         """Bring a run's cards, and the files that its artifacts name."""
-        flow, name = run
-        if flow not in self._cards:
-            below = self.source.below([f"{layout.CARDS}/{flow}/runs"])
-            self._cards[flow] = {entry.path.rpartition("/")[2] for entry in below}
-        paths = tree(self.source, f"{layout.CARDS}/{flow}/runs/{name}") if name in self._cards[flow] else []
+        paths = listing.cards
         here = self._tables.files.find_all(paths)
         missing = [path for path in paths if path not in here]
         for some in batches(missing, BLOBS_TOGETHER):
