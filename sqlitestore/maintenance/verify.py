@@ -64,7 +64,7 @@ COUNT_NEGATIVE = "SELECT COUNT(*) FROM {} WHERE {}"
 
 
 def verify(store: Any, *, quick: bool = False, progress: Progress = SILENT) -> Verification:
-    """Check an open store (a FlowDataStore, SQLiteStorage or Database), or the file at a path; what is hurt is in the outcome, not an error.
+    """Check an open store (also its Database), or the file at a path; what is hurt is in the outcome, not an error.
 
     ``quick`` leaves out the content and SQLite's checks of the tables that hold it: the rows and their digests are
     checked. A file that cannot be opened as a store is one problem of the kind "store". Raises StoreMissing if there
