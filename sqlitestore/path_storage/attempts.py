@@ -86,7 +86,7 @@ def _attempt(task: TaskAddress, number: int, documents: Mapping[str, bytes], *, 
             Found(min(first, float(ours.get("first", first))), artifacts_in(data)),
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Damaged(f"A document of attempt {number} of task {task.pathspec} in is damaged: {error}.") from error
+        raise Damaged(f"A document of attempt {number} of task {task.pathspec} is damaged: {error}.") from error
 
 
 def _start(document: bytes | None) -> tuple[float | None, float]:
