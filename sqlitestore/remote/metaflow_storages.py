@@ -20,9 +20,9 @@ EXTRAS = {"s3": "boto3", "azure": "azure-storage-blob and azure-identity", "gs":
 def storage_at(place: str, *, create: bool = False, dry_run: bool = False) -> Any:
     """Return Metaflow's storage for a place, which was asked whether it is there.
 
-    ``place`` is a folder ``.metaflow`` or the folder that it is in (with ``create`` it is made, unless ``dry_run``), ``s3://bucket/prefix``,
-    ``azure://container/prefix`` or ``gs://bucket/prefix``. Raises InvalidInput, StoreMissing, StoreReadOnly and
-    StoreUnavailable, each of which says what to do.
+    ``place`` is a folder ``.metaflow`` or the folder that it is in (with ``create`` it is made, unless ``dry_run``),
+    ``s3://bucket/prefix``, ``azure://container/prefix`` or ``gs://bucket/prefix``. Raises InvalidInput, StoreMissing,
+    StoreReadOnly and StoreUnavailable, each of which says what to do.
     """
     scheme, found, rest = place.partition("://")
     if not found:
@@ -43,6 +43,13 @@ def storage_at(place: str, *, create: bool = False, dry_run: bool = False) -> An
         if "Missing required packages" in str(error) or "requires" in str(error):
             raise StoreUnavailable(_to_install(scheme, error)) from error
         raise StoreUnavailable(f"{place} cannot be used: {_first_line(error)}") from error
+
+
+def as_storage(place: Any, *, create: bool = False, dry_run: bool = False) -> Any:
+    """Return ``storage_at`` of a place given as text or path; a storage of Metaflow's kind is returned as it is."""
+    if isinstance(place, str | os.PathLike):
+        return storage_at(os.fspath(place), create=create, dry_run=dry_run)
+    return place
 
 
 def _to_install(scheme: str, error: object) -> str:

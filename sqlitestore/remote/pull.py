@@ -25,6 +25,7 @@ from sqlitestore.progress import SILENT, Progress
 from sqlitestore.remote.documents import self_path
 from sqlitestore.remote.included import Included
 from sqlitestore.remote.looking import Listing, Run, look, runs_there, tree
+from sqlitestore.remote.metaflow_storages import as_storage
 from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pulled_files import PulledWriter, pull_files, pull_included
 from sqlitestore.remote.pulled_records import Registering
@@ -55,15 +56,15 @@ def pull(
 ) -> Report:
     """Bring runs (``Flow`` or ``Flow/run``; none: all) from ``source`` into the open ``store``, under their own names.
 
-    ``source`` is an object of Metaflow's kind (``metaflow_storages`` makes one), as is ``metadata``: where a local
+    ``source`` is a place or storage as ``push`` takes, and so is ``metadata``: where a local
     metadata provider keeps what belongs to the runs, if not beside the data. The runs are trusted, as Metaflow itself
     trusts its datastore. ``settled`` is how long after the end of a run it is not looked through again [s].
 
     A run that is at both ends with other content is left as it is, and stands in the report's ``problems``, as does one
     whose blobs are missing or damaged. Raises NotFound for a pathspec of nothing, and StoreUnavailable.
     """
-    paths = Paths(source)
-    provider = Provider(paths if metadata is None else Paths(metadata))
+    paths = Paths(as_storage(source))
+    provider = Provider(paths if metadata is None else Paths(as_storage(metadata)))
     work = _Pull(tables_of(store), paths, provider, progress, dry_run=dry_run)
     progress.start("Pulling", None, "bytes")
     try:

@@ -25,6 +25,7 @@ from sqlitestore.progress import SILENT, Progress
 from sqlitestore.remote.documents import Documents, of_run, of_task, read_json, self_path
 from sqlitestore.remote.included import DATATOOLS, Included
 from sqlitestore.remote.looking import Listing, Run, look, selected
+from sqlitestore.remote.metaflow_storages import as_storage
 from sqlitestore.remote.places import Place
 from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pull import END, RUNS_TOGETHER, SETTLED, TASKS_TOGETHER, same_but_included
@@ -48,16 +49,18 @@ def push(
 ) -> Report:
     """Bring runs (``Flow`` or ``Flow/run``; none: all) of the open ``store`` to ``destination``, under their own names.
 
-    ``destination`` is an object of Metaflow's kind (``metaflow_storages`` makes one). What a metadata provider keeps
-    goes there too, and to ``metadata``, another such object, if it is given. ``settled`` is how long after the end of a
-    run it is not looked through again [s].
+    ``destination`` is a folder, ``s3://...`` and the like (see ``metaflow_storages``), or a storage of Metaflow's kind.
+    What a metadata provider keeps goes there too, and to ``metadata``, another such place, if it is given. ``settled`` is
+    how long after the end of a run it is not looked through again [s].
 
     A run that is at both ends with other content is left as it is, and stands in the report's ``problems``, as does one
     that came from somebody else and is not trusted, and one whose blobs are missing. Raises NotFound for a pathspec of
     nothing, and StoreUnavailable.
     """
-    there = Paths(destination)
-    providers = [Provider(each) for each in ([there] if metadata is None else [there, Paths(metadata)])]
+    there, *others = (
+        Paths(as_storage(place, create=True, dry_run=dry_run)) for place in (destination, metadata) if place is not None
+    )
+    providers = [Provider(each) for each in (there, *others)]
     work = _Push(tables_of(store), there, providers, progress, dry_run=dry_run)
     progress.start("Pushing", None, "bytes")
     try:
