@@ -50,8 +50,8 @@ def push(
     """Bring runs (``Flow`` or ``Flow/run``; none: all) of the open ``store`` to ``destination``, under their own names.
 
     ``destination`` is a folder, ``s3://...`` and the like (see ``metaflow_storages``), or a storage of Metaflow's kind.
-    What a metadata provider keeps goes there too, and to ``metadata``, another such place, if it is given. ``settled`` is
-    how long after the end of a run it is not looked through again [s].
+    What a metadata provider keeps goes there too, and to ``metadata``, another such place, if it is given.
+    ``settled`` is how long after the end of a run it is not looked through again [s].
 
     A run that is at both ends with other content is left as it is, and stands in the report's ``problems``, as does one
     that came from somebody else and is not trusted, and one whose blobs are missing. Raises NotFound for a pathspec of
