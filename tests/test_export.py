@@ -363,6 +363,20 @@ def test_an_artifact_that_something_else_needs_is_whole(tmp_path):
     assert done.left_out == (f"{FLOW}/1/a/1/y",)
 
 
+def test_an_artifact_whose_bytes_a_card_has_too_is_not_left_out(tmp_path):
+    """The card is of the run, so its bytes come anyway: the artifact is whole, and not reported as left out."""
+    with FlowDataStore(FLOW, ds_root=tmp_path / "runs.db") as flow:
+        save_task(flow, "1", x=LARGE)
+        [key] = flow.get_task_datastore("1", "a", "1").keys_for_artifacts(["x"])
+        [(_, pickled)] = flow.load_data([key])
+        flow._storage_impl.save_file(f"mf.cards/{FLOW}/runs/1/card.html", payload_of(pickled))
+        done = export(flow, tmp_path / "out.db", [f"{FLOW}/1"], max_artifact_size=1_000)
+    assert (done.left_out, done.left_out_size) == ((), 0)
+    with FlowDataStore(FLOW, ds_root=tmp_path / "out.db", trust=True) as flow:
+        assert flow.get_task_datastore("1", "a", "1")["x"] == LARGE
+    assert rows(tmp_path / "out.db", "SELECT * FROM stub") == []
+
+
 def test_stubs_are_filled_by_a_fuller_archive(tmp_path):
     """Importing the small archive, then the full one, gives what importing the full one gives."""
     source = make_full(tmp_path / "runs.db")
