@@ -46,6 +46,9 @@ DATA_FOLDER, METADATA_FOLDER = "data", "_meta"
 OURS = "sqlitestore"
 """In a document of an attempt: what Metaflow's has no place for, and does not look at."""
 
+CARDS, INCLUDED = "mf.cards", "mf.datatools"
+"""The folders of cards and of included files, beside those of the flows."""
+
 _OF_AN_ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL).fullmatch
 _IN_A_TASK = 5
 _BLOB = 4
@@ -94,6 +97,8 @@ def place_of(path: str) -> Place | None:
     'stdout'
     """
     parts = path.split("/")
+    if parts[0] in {CARDS, INCLUDED}:
+        return None
     try:
         if len(parts) == _BLOB and parts[1] == "data" and parts[2] == parts[3][:2]:
             return BlobPlace(check_name("flow", parts[0]), check_key(parts[3]))
@@ -133,7 +138,6 @@ def path_of(place: Place) -> str:
 
 # Files. Metaflow's cards have a folder of their own, in which a run's lie in one folder.
 
-CARDS, INCLUDED = "mf.cards", "mf.datatools"
 _CARDS_OF_A_RUN = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/").match
 _CARDS_OF = re.compile(rf"{re.escape(CARDS)}/[^/]+/runs/[^/]+/(?:steps/([^/]+)/)?tasks/([^/]+)/").match
 

@@ -46,7 +46,7 @@ def command(name: str, place: tuple[Path, S3Server, str]) -> tuple[list[str], di
 
 @contextmanager
 def replicated(place: tuple[Path, S3Server, str]) -> Iterator[None]:
-    """Replicate the file in the block; then kill the program, after it has had time to send the last second."""
+    """Replicate the file in the block; then kill the program, when it has sent what was written, or not in a minute."""
     folder, server, bucket = place
     line, env = command("replicate", place)
     with (folder / "litestream.log").open("ab") as log:
@@ -57,10 +57,10 @@ def replicated(place: tuple[Path, S3Server, str]) -> Iterator[None]:
             assert process.poll() is None, (folder / "litestream.log").read_text()
             time.sleep(0.05)
         yield
-        seen: dict[str, int] = {}
-        while (now := server.objects(bucket)) != seen and time.monotonic() < deadline:
-            seen = now
-            time.sleep(2.5)  # it sends each second what is new
+        written = read(folder / "runs.db")
+        deadline = time.monotonic() + SECONDS
+        while not has(place, written) and time.monotonic() < deadline:
+            time.sleep(0.5)  # it sends each second what is new
         assert process.poll() is None, (folder / "litestream.log").read_text()
     finally:
         process.kill()
@@ -76,6 +76,14 @@ def restored(place: tuple[Path, S3Server, str]) -> dict[str, tuple[int, bytes, o
     line, env = command("restore", place)
     subprocess.run(line, cwd=elsewhere, env=env, check=True, capture_output=True)
     return read(elsewhere / "runs.db")
+
+
+def has(place: tuple[Path, S3Server, str], written: object) -> bool:
+    """Return whether the replica has what was written; it may be in the middle of it."""
+    try:
+        return restored(place) == written
+    except subprocess.CalledProcessError:
+        return False
 
 
 def write(flow: FlowDataStore, number: int, size: int) -> None:

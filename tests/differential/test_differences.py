@@ -11,14 +11,12 @@ import apsw
 import pytest
 from differential_pair import Pair, agree, open_pair, where, write
 from metaflow.datastore.datastore_set import TaskDataStoreSet as TheirTaskDataStoreSet
-from metaflow.plugins.datastores.local_storage import LocalStorage
 
 from sqlitestore import (
     ArtifactNotFound,
     AttemptDone,
     BlobNotFound,
     Damaged,
-    DataException,
     FlowDataStore,
     InvalidInput,
     InvalidKey,
@@ -321,9 +319,3 @@ def test_more_forms_of_a_log_are_taken(flows: Pair) -> None:
         [("task", b"one")],
         [("task", b"two")],
     ]
-
-
-def test_a_store_of_metaflows_kind_is_no_storage_of_ours(tmp_path: Path) -> None:
-    """``storage_impl`` is of our contract; Metaflow's own classes come through an adapter."""
-    with pytest.raises(DataException, match="LocalStorage"):
-        FlowDataStore("Flow", storage_impl=LocalStorage, ds_root=str(tmp_path))
