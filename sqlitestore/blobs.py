@@ -20,12 +20,13 @@ from xxhash import xxh3_128, xxh3_128_digest
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
-from sqlitestore.database import Database, overwriting_what_is_deleted
+from sqlitestore.database import Database
 from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked
 from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, release
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
+from sqlitestore.pragmas import overwriting_what_is_deleted
 
 INLINE = 64 * 1024
 """[bytes] A blob up to here sits in its row."""

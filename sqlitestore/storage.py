@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar
 
 from sqlitestore.blobs import Payload
-from sqlitestore.database import Database, JournalMode, Synchronous
+from sqlitestore.database import Database
 from sqlitestore.errors import TaskNotFound
 from sqlitestore.location import resolve_root
 from sqlitestore.model import Artifact, Attempt, StoredBlob, TaskAddress
 from sqlitestore.pickling import ReadFile
+from sqlitestore.pragmas import JournalMode, Synchronous
 from sqlitestore.tables import Tables
 
 

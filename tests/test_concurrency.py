@@ -193,7 +193,7 @@ def test_stores_that_share_a_file_in_one_process_do_not_disturb_each_other(tmp_p
 
 def test_who_waits_too_long_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that hangs inside a transaction (a debugger, a suspended laptop) is an error in the end: StoreBusy."""
-    monkeypatch.setattr("sqlitestore.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("sqlitestore.pragmas.BUSY_TIMEOUT", 0.05)
     path = str(tmp_path / "runs.db")
     with FlowDataStore(FLOW, ds_root=path) as flow, FlowDataStore(FLOW, ds_root=path) as other:
         save_task(flow, x=1)

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import apsw
 
 from sqlitestore import layout
-from sqlitestore.database import Database, let_the_file_shrink
+from sqlitestore.database import Database
 from sqlitestore.errors import DiskFull, Refused, StoreReadOnly
 from sqlitestore.holds import LONGEST_HOLD, LONGEST_WAY, ON_ITS_WAY
 from sqlitestore.maintenance.purge import purge
 from sqlitestore.maintenance.reclaim import collect_garbage, drop, unneeded
+from sqlitestore.pragmas import let_the_file_shrink
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.tables import Tables, tables_of
 
@@ -188,7 +189,7 @@ def _rebuild(database: Database) -> None:
 
 def _vacuum(connection: apsw.Connection) -> None:
     let_the_file_shrink(connection)
-    # The copy would be in memory else (see ``database.keep_pages``).
+    # The copy would be in memory else (see ``pragmas.keep_pages``).
     connection.execute("PRAGMA temp_store=FILE")
     try:
         connection.execute("VACUUM")

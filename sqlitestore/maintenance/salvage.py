@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 import apsw
 
 from sqlitestore import schema
-from sqlitestore.database import PAGE_SIZE, choose_page_size, let_the_file_shrink
 from sqlitestore.errors import NotAStore, StoreMissing
 from sqlitestore.maintenance.carving import Carver
 from sqlitestore.maintenance.page_file import PageFile
@@ -27,6 +26,7 @@ from sqlitestore.maintenance.salvage_records import RecordSalvage
 from sqlitestore.maintenance.salvage_staging import Staging
 from sqlitestore.maintenance.verification import Checked, Findings, Problem
 from sqlitestore.new_file import new_file
+from sqlitestore.pragmas import PAGE_SIZE, choose_page_size, let_the_file_shrink
 from sqlitestore.progress import SILENT, Progress
 
 UPDATE_STORE = "UPDATE store SET uuid = ?, created = ?"

@@ -1,0 +1,135 @@
+"""What is true of a connection of ours: each pragma and setting a function with its reason.
+
+They hold for our connections only: nothing process-global is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import apsw
+
+from sqlitestore.errors import Damaged
+
+BUSY_TIMEOUT = 300.0
+"""How long a writer waits for the others [s]: their transactions are short, so only a stuck process lasts so long."""
+
+PAGE_SIZE = 8192
+"""[bytes] Of a new file. 200 MB of chunks / tasks of 5 artifacts, measured with 4, 8, 16, 32 KiB: 294, 320, 400, 373
+MB/s until closed / 6,500, 6,200, 4,000, 2,600 tasks/s. 8 KiB loses least on either side."""
+
+CHECKPOINT_BYTES = 64 * 2**20
+"""[bytes] Of write-ahead log after which a commit moves it into the file; larger logs only postpone the work."""
+
+LARGEST_VALUE = 48 * 2**20
+"""[bytes] Of a row or value, read or written: a stranger's rows cannot fill the memory. Chunks have 16 MiB at most."""
+
+CACHE_BYTES = 16 * 2**20
+"""[bytes] Of pages that a connection keeps; a transaction that changes more spills into the log."""
+
+JournalMode = Literal["wal", "delete", "off"]
+"""No journal ("off") is for a file that nobody else sees yet, and that is thrown away if anything fails."""
+
+Synchronous = Literal["normal", "full", "off"]
+
+
+def wait_for_writers(connection: apsw.Connection) -> None:
+    """Wait for minutes, not milliseconds: with many processes "database is locked" would be the usual answer."""
+    connection.set_busy_timeout(int(BUSY_TIMEOUT * 1000))
+
+
+def distrust_the_file(connection: apsw.Connection) -> None:
+    """Let a stranger's file run nothing: https://www.sqlite.org/security.html, "Untrusted SQLite Database Files"."""
+    for option, value in (
+        (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),
+        (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+        (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
+        (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
+    ):
+        connection.config(option, value)
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+    connection.execute("PRAGMA cell_size_check=ON")
+    connection.execute("PRAGMA mmap_size=0")
+
+
+def keep_pages(connection: apsw.Connection) -> None:
+    """Keep the upper pages of the indexes, and sort in memory: a temporary file would lie beside the store."""
+    connection.execute(f"PRAGMA cache_size=-{CACHE_BYTES // 1024}")
+    connection.execute("PRAGMA temp_store=MEMORY")
+
+
+def enforce_foreign_keys(connection: apsw.Connection) -> None:
+    """Make SQLite keep invariant I1; it is off by default, and per connection."""
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def choose_page_size(connection: apsw.Connection) -> None:
+    """Take PAGE_SIZE for a file that has no page yet; for all others SQLite ignores it."""
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+
+
+def let_the_file_shrink(connection: apsw.Connection) -> None:
+    """Keep what SQLite needs to move pages forward and cut the file's end off, a few at a time (``compact``).
+
+    It costs a page in 1,600; only a file that has no page yet takes it, or one that is rebuilt.
+    """
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+
+
+def set_journal_mode(connection: apsw.Connection, mode: JournalMode) -> None:
+    """Readers and a writer work side by side with "wal". Only the first connection to a new file really switches.
+
+    The switch needs the file alone for a moment, and SQLite does not always wait for that.
+    """
+    for attempt in range(1000):
+        try:
+            if connection.pragma("journal_mode") != mode:
+                connection.pragma("journal_mode", mode)
+        except apsw.BusyError:
+            if attempt == 999:  # noqa: PLR2004
+                raise
+            threading.Event().wait(0.005 + attempt % 10 / 1000)
+        else:
+            return
+
+
+def set_synchronous(connection: apsw.Connection, synchronous: Synchronous) -> None:
+    """With "normal" a commit costs no fsync in "wal" mode; a power cut may undo the latest ones, never tear them."""
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+
+
+def bound_the_log(connection: apsw.Connection) -> None:
+    """Move the log into the file after CHECKPOINT_BYTES, and give its space back."""
+    page_size = connection.pragma("page_size")
+    connection.wal_autocheckpoint(CHECKPOINT_BYTES // int(page_size))
+    connection.execute(f"PRAGMA journal_size_limit={CHECKPOINT_BYTES}")
+
+
+@contextmanager
+def overwriting_what_is_deleted(connection: apsw.Connection) -> Iterator[None]:
+    """Fill deleted rows with zeros, for secrets that must not stay in free pages. Else it only costs writes."""
+    connection.execute("PRAGMA secure_delete=ON")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA secure_delete=OFF")
+
+
+def check_length(connection: apsw.Connection, path: str) -> None:
+    """Raise Damaged if the file ends before its last page, as after a download that broke off.
+
+    SQLite notices that only when it needs a page that is not there. While there is a log, pages may still be in it.
+    """
+    expected = int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
+    found = os.path.getsize(path)
+    log = path + "-wal"
+    if found < expected and not (os.path.exists(log) and os.path.getsize(log)):
+        raise Damaged(
+            f"{path} is truncated: it has {found:,} of {expected:,} bytes. Copy it again from where it is whole."
+        )
