@@ -22,6 +22,7 @@ from sqlitestore import (
     NotFound,
     Refused,
     RunExists,
+    change_tags,
     compact,
     export,
     plan_prune,
@@ -207,6 +208,15 @@ def test_a_run_of_metaflow_between_two_tasks_stays(path: str, monkeypatch: pytes
             assert "7" in chosen(flow, keep_last=0)
         save_task(flow, "7", "end", x=1)
         assert "7" in chosen(flow, keep_last=0)
+
+
+def test_tags_of_our_own_make_no_run_of_metaflow(path: str) -> None:
+    """A run of our API is over when its tasks are, tagged or not."""
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        save_task(flow, "9", "train", x=1)
+        change_tags(flow, f"{FLOW}/9", add=["best"])
+        assert "9" in chosen(flow, keep_last=0)
+        assert "9" not in chosen(flow, keep_last=0, keep_tags=["best"])
 
 
 # The trash

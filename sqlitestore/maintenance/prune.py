@@ -53,13 +53,17 @@ SELECT_NAMES = "SELECT f.name, r.name FROM run AS r JOIN flow AS f ON f.id = r.f
 
 
 class Candidate(NamedTuple):
-    """A run that the rules look at: the id of its row, its names, about when it began [s since 1970], and its tags."""
+    """A run that the rules look at: the id of its row, its names, about when it began [s since 1970], and all its tags.
+
+    ``of_metaflow`` is whether it has system tags, which Metaflow gives every run, and nobody else gives.
+    """
 
     row: int
     flow_name: str
     run_id: str
     time: float
     tags: frozenset[str]
+    of_metaflow: bool
 
     @property
     def pathspec(self) -> str:
@@ -131,7 +135,7 @@ def plan_prune(
         running = [] if force else [each for each in chosen if activity[each].running]
         if refused := [each.pathspec for each in running if each.pathspec in named]:
             raise Refused(
-                f"Run {refused[0]} has tasks that are not done, and was heard of within a day. If nothing works on it "
+                f"Run {refused[0]} has not come to its end, and was heard of a short while ago. If nothing works on it "
                 "any more, prune it with --force (force=True)."
             )
         chosen = [each for each in chosen if each not in running]
@@ -225,7 +229,14 @@ def _scope(tables: Tables, connection: apsw.Connection, given: Sequence[str]) ->
         statement = SELECT_RUN if names[1:] else SELECT_RUNS
         rows: list[Any] = connection.execute(statement, names or (None,)).fetchall()
         runs = [
-            Candidate(row, flow_name, run, at, frozenset(json.loads(tags)) | frozenset(json.loads(system_tags)))
+            Candidate(
+                row=row,
+                flow_name=flow_name,
+                run_id=run,
+                time=at,
+                tags=frozenset(json.loads(tags)) | frozenset(json.loads(system_tags)),
+                of_metaflow=system_tags != "[]",
+            )
             for row, flow_name, run, at, tags, system_tags in rows
         ]
         if flow is not None and not runs and flow not in tables.tasks.flows():
@@ -256,8 +267,7 @@ def _activity(connection: apsw.Connection, run: Candidate) -> _Activity:
     unfinished = any(is_running for _, is_running in latest.values())
     ended = any(step == "end" and not is_running for (step, _), (_, is_running) in latest.items())
     age = time.time() - last
-    of_metaflow = bool(run.tags)  # its provider gives every run system tags
-    running = (unfinished and age < SIGN_OF_LIFE) or (of_metaflow and not ended and age < BETWEEN_TASKS)
+    running = (unfinished and age < SIGN_OF_LIFE) or (run.of_metaflow and not ended and age < BETWEEN_TASKS)
     return _Activity(len({(step, task) for step, task, *_ in attempts}), last, running)
 
 
