@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from helpers_processes import result_of, start
 from helpers_store import FLOW, dump, save_task, tampering
 
 from sqlitestore import FileExists, FlowDataStore, NotAStore, StoreMissing
+from sqlitestore.maintenance.page_cells import INDEX_LEAF, parse_page
 from sqlitestore.maintenance.salvage import salvage
 from sqlitestore.maintenance.verify import verify
+from sqlitestore.pragmas import PAGE_SIZE
 from sqlitestore.trash import Trash
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.db"))
@@ -358,6 +361,27 @@ def test_damage_by_chance(tmp_path: Path, first: int) -> None:
     for seed in range(first, first + 20):
         subject.round(seed)
     assert subject.counts["unreadable"] > 3
+
+
+def test_a_pointer_to_another_cell_is_damage(tmp_path: Path) -> None:
+    """The cell that nothing points at any more is a row that is gone, though the page's bytes add up."""
+    path = helpers_everything.make(tmp_path / "runs.db", tasks=12, size=1000)
+    data = Path(path).read_bytes()
+    seen = 0
+    for number in range(2, len(data) // PAGE_SIZE + 1):
+        page = bytearray(data[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
+        whole = parse_page(bytes(page), number)
+        if whole.hurt or whole.kind != INDEX_LEAF or len(whole.cells) < 2:
+            continue
+        pairs = [
+            (one, other) for one, other in pairwise(whole.cells) if whole.cells[one].size == whole.cells[other].size
+        ]
+        for one, other in pairs:
+            turned = page.copy()
+            turned[8 + 2 * other : 10 + 2 * other] = page[8 + 2 * one : 10 + 2 * one]
+            assert parse_page(bytes(turned), number).hurt
+            seen += 1
+    assert seen > 20
 
 
 @pytest.mark.long

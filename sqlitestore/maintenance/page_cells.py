@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 LARGEST_PAYLOAD = 48 * 2**20
@@ -57,14 +58,21 @@ def parse_page(data: bytes, number: int) -> Page:
         return Page(kind, {}, right, hurt=True)
     pointers = struct.unpack(f">{count}H", data[array : array + 2 * count])
     cells: dict[int, Cell] = {}
-    used = 0
+    places: list[tuple[int, int]] = []
     for index, pointer in enumerate(pointers):
         parsed = _parse_cell(data, pointer, kind) if pointer >= array + 2 * count else None
         if parsed is not None:
             cells[index], size = parsed
-            used += size
+            places.append((pointer, size))
+    used = sum(size for _, size in places)
     unused = (content or 65536) - array - 2 * count + fragments + _free_blocks(data, free)
-    return Page(kind, cells, right, hurt=len(cells) < count or used + unused + array + 2 * count != len(data))
+    fits = len(cells) == count and used + unused + array + 2 * count == len(data)
+    return Page(kind, cells, right, hurt=not fits or _overlap(places))
+
+
+def _overlap(places: list[tuple[int, int]]) -> bool:
+    """Return whether cells share bytes: a pointer that damage turned to another cell of the same size hides one."""
+    return any(start + size > following for (start, size), (following, _) in pairwise(sorted(places)))
 
 
 def _free_blocks(data: bytes, block: int) -> int:
