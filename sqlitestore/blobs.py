@@ -110,8 +110,10 @@ class Blobs:
                     small.add(writer.key, writer.small)
             small.flush()
         except BaseException:
+            # What still waits is not held: another put of this process may hold the same.
+            held = Counter(key_of(blob.key) for blob in stored) - small.times
             with suppress(DataException):  # the error on its way is the one to see
-                self.release(blob.key for blob in stored)
+                self.release(key.hex() for key in held.elements())
             raise
         return stored
 
@@ -352,12 +354,13 @@ class _SmallBatch:
         self._blobs = blobs
         self._database = database
         self._waiting: dict[bytes, bytes] = {}
-        self._times: Counter[bytes] = Counter()
+        self.times: Counter[bytes] = Counter()
+        """How often each blob that waits is to be held."""
         self._bytes = 0
 
     def add(self, key: bytes, data: bytes, times: int = 1) -> None:
         """Take a blob that is to be held ``times`` times."""
-        self._times[key] += times
+        self.times[key] += times
         known = self._waiting.setdefault(key, data)
         if known is not data:
             check_equal(key, known, data)
@@ -373,9 +376,9 @@ class _SmallBatch:
         rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
         with self._database.write() as connection:
             new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
-            hold(connection, self._times)
+            hold(connection, self.times)
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
-        self._times = Counter()
+        self.times = Counter()
         if len(new) < len(waiting):
             for key, data in waiting.items():
                 if key in new:

@@ -155,6 +155,16 @@ def included_paths(descriptor: bytes) -> list[str]:
     return [path.decode("utf-8", "replace") for path in _INCLUDED_PATH.findall(descriptor)]
 
 
+CODE_PACKAGE = "code-package"
+"""The metadatum that says where a task's code is: JSON with ``ds_type``, ``sha`` (its key) and ``location``."""
+
+
+def code_package(value: object) -> dict[str, Any]:
+    """Return what a ``code-package`` says, {} if it is none."""
+    found = _json(value.encode()) if isinstance(value, str) else None
+    return found if isinstance(found, dict) else {}
+
+
 def folders_of_run(flow_name: str, run_id: str) -> list[str]:
     """Return the folders that the files of a run are in."""
     return [f"{flow_name}/{run_id}", f"{CARDS}/{flow_name}/runs/{run_id}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -284,3 +285,18 @@ def test_steps_are_bounded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         compact(flow, progress=Watching())
     assert len(turns) > 15
     assert max(turns) <= 20
+
+
+def test_a_put_that_fails_lets_go_of_nothing_that_another_put_holds(path: str) -> None:
+    """What had only waited to be written was not held by it: the same content, put by another writer, stays held."""
+
+    def failing() -> Iterator[bytes]:
+        yield b"the same"
+        raise ZeroDivisionError
+
+    with FlowDataStore(FLOW, ds_root=path) as flow, FlowDataStore(FLOW, ds_root=path) as other:
+        [(_, key)] = flow.ca_store.save_blobs([b"the same"])
+        with pytest.raises(ZeroDivisionError):
+            other.ca_store.save_blobs(failing())
+        compact(other)
+        assert dict(flow.load_data([key])) == {key: b"the same"}

@@ -66,6 +66,7 @@ class _Part(NamedTuple):
 
     @property
     def title(self) -> str:
+        """The pathspec, or for a whole file its path."""
         return "/".join(self.names) or self.tables.database.path
 
 

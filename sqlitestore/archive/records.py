@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sqlitestore import layout
@@ -20,8 +19,6 @@ from sqlitestore.tables import Tables
 from sqlitestore.task_records import LogRecord, MetadataRecord
 from sqlitestore.tasks import AttemptRecord, run_id
 from sqlitestore.trust import distrust
-
-CODE_PACKAGE = "code-package"
 
 
 class Names(NamedTuple):
@@ -169,12 +166,10 @@ def _included(tables: Tables, attempts: Iterable[AttemptRecord]) -> list[str]:
 
 def code_packages(registered: Registered) -> set[str]:
     """Return the keys of the code packages that a run's metadata name."""
-    keys = set()
-    for each in registered.metadata:
-        if each.field_name == CODE_PACKAGE:
-            with suppress(ValueError, TypeError, AttributeError):
-                keys.add(str(json.loads(each.value).get("sha")))
-    return keys
+    packages = (
+        layout.code_package(each.value) for each in registered.metadata if each.field_name == layout.CODE_PACKAGE
+    )
+    return {str(package.get("sha")) for package in packages}
 
 
 def write_run(tables: Tables, records: RunRecords, origin: str | None) -> None:

@@ -1,1 +1,1 @@
-"""Questions about a whole store, and work on it: functions over an open ``sqlitestore.database.Database``."""
+"""Questions about a whole store, and work on it: functions over an open store."""

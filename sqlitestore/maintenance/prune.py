@@ -16,7 +16,7 @@ import apsw
 from sqlitestore import layout
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound, Refused
 from sqlitestore.maintenance.purge import Purged, purge
-from sqlitestore.maintenance.reclaim import drop, unneeded
+from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, unneeded
 from sqlitestore.maintenance.usage import Sizes
 from sqlitestore.model import parse_full_pathspec
 from sqlitestore.progress import SILENT, Progress, reporting
@@ -44,7 +44,8 @@ SELECT_BLOBS = """SELECT x.blob FROM attempt AS a JOIN artifact AS x ON x.attemp
  UNION SELECT l.blob FROM attempt AS a JOIN log AS l ON l.attempt = a.id WHERE a.run = ?1"""
 SELECT_FILES = "SELECT path, blob FROM file WHERE path >= ?1 || '/' AND path < ?1 || '0'"
 SELECT_TRASHED_BLOBS = f"{SELECT_BLOBS} UNION SELECT blob FROM trashed_file WHERE run = ?1"
-SELECT_DATA = """SELECT d.blob, f.id, lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
+SELECT_BLOB_IDS = "SELECT b.id FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"
+SELECT_DATA = """SELECT d.blob, lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
  JOIN blob AS b ON b.id = d.blob WHERE f.name = ?"""
 SELECT_CODE_PACKAGES = """SELECT m.value FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN registered_metadata AS m ON m.run = r.id
@@ -166,12 +167,14 @@ def prune(
     tables = tables_of(store)
     for run in reporting(plan.runs, "Pruning", progress):
         tables.trash.put(*run.pathspec.split("/"))
-    for flow, key in plan.data:
+    for start in range(0, len(plan.data), AT_ONCE):
+        some = plan.data[start : start + AT_ONCE]
         with tables.database.write() as connection:
-            rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
-            for blob in [blob for blob, _, found in rows if found == key]:
-                tables.data.drop(flow, [key])
-                drop(connection, [blob])
+            for flow in dict.fromkeys(flow for flow, _ in some):
+                tables.data.drop(flow, [key for of, key in some if of == flow])
+            blobs: list[Any] = connection.execute(SELECT_BLOB_IDS, (json.dumps([key for _, key in some]),)).fetchall()
+            drop(connection, [blob for (blob,) in blobs])
+    collect_garbage(tables.database, progress)
     return purge(tables.database, older_than=0.0 if empty_trash else trash_age, progress=progress)
 
 
@@ -301,13 +304,21 @@ def _freed(connection: apsw.Connection, runs: Sequence[int], data: Sequence[int]
     return unneeded(connection, blobs, runs, paths, data).size
 
 
+def _sha_of(value: str) -> str:
+    """Return the key in the registered value of a ``code-package``, "" if there is none to be read."""
+    try:
+        return str(layout.code_package(json.loads(value)).get("sha", ""))
+    except (ValueError, RecursionError):
+        return ""
+
+
 def _data(connection: apsw.Connection, flows: Sequence[str], going: Sequence[Candidate]) -> list[_Data]:
     """Return what ``save_data`` keeps for the flows, but for the code packages of runs that stay."""
     dropped: list[_Data] = []
     for flow in flows:
         gone = json.dumps([each.run_id for each in going if each.flow_name == flow])
         values: list[Any] = connection.execute(SELECT_CODE_PACKAGES, (flow, gone)).fetchall()
-        needed = " ".join(value for (value,) in values)
+        needed = {_sha_of(value) for (value,) in values}
         rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
-        dropped += [_Data(blob, flow, key) for blob, _, key in rows if key not in needed]
+        dropped += [_Data(blob, flow, key) for blob, key in rows if key not in needed]
     return dropped

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sqlitestore import layout
 from sqlitestore.paths.reading import TYPE
 
 HERE = "."
@@ -16,31 +17,20 @@ HERE = "."
 
 def relative(field: str, value: Any, root: str) -> Any:
     """Return the value of a metadatum as it is registered: the root of this file becomes HERE."""
-    if field == "ds-root":
-        return HERE if value == root else value
-    if field == "code-package" and isinstance(value, str):
-        package = _mapping(value)
-        location = package.get("location")
-        if package.get("ds_type") == TYPE and isinstance(location, str) and location.startswith(f"{root}/"):
-            return json.dumps(package | {"location": HERE + location[len(root) :]})
-    return value
+    return _moved(field, value, root, HERE)
 
 
 def absolute(field: str, value: Any, root: str) -> Any:
     """Return the value of a metadatum with the root of the file as it is now."""
+    return _moved(field, value, HERE, root)
+
+
+def _moved(field: str, value: Any, old: str, new: str) -> Any:
     if field == "ds-root":
-        return root if value == HERE else value
-    if field == "code-package" and isinstance(value, str):
-        package = _mapping(value)
+        return new if value == old else value
+    if field == layout.CODE_PACKAGE:
+        package = layout.code_package(value)
         location = package.get("location")
-        if package.get("ds_type") == TYPE and isinstance(location, str) and location.startswith(f"{HERE}/"):
-            return json.dumps(package | {"location": root + location[len(HERE) :]})
+        if package.get("ds_type") == TYPE and isinstance(location, str) and location.startswith(f"{old}/"):
+            return json.dumps(package | {"location": new + location[len(old) :]})
     return value
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

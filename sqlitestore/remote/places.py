@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from sqlitestore import layout
 from sqlitestore.paths.here import HERE
 from sqlitestore.paths.reading import TYPE
 
@@ -36,8 +37,8 @@ def moved(field: str, value: Any, flow: str, here: Place, there: Place) -> Any:
         return there.type if value == here.type else value
     if field == "ds-root":
         return there.root
-    if field == "code-package" and isinstance(value, str):
-        package = _mapping(value)
+    if field == layout.CODE_PACKAGE:
+        package = layout.code_package(value)
         sha = package.get("sha")
         if package.get("ds_type") == here.type and isinstance(sha, str):
             location = f"{there.root}/{flow}/data/{sha[:2]}/{sha}"
@@ -47,14 +48,6 @@ def moved(field: str, value: Any, flow: str, here: Place, there: Place) -> Any:
 
 def code_package(field: str, value: Any, datastore: str) -> str | None:
     """Return the key of the code package that a metadatum names, if that is in a datastore of this type."""
-    package = _mapping(value) if field == "code-package" and isinstance(value, str) else {}
+    package = layout.code_package(value) if field == layout.CODE_PACKAGE else {}
     sha = package.get("sha")
     return sha if isinstance(sha, str) and package.get("ds_type") == datastore else None
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
