@@ -18,7 +18,7 @@ from sqlitestore import FlowDataStore, compact, plan_prune, prune, restore
 from sqlitestore.maintenance.prune import PrunePlan
 
 FLOW = "BenchFlow"
-NOTHING = PrunePlan((), (), (), (), 0)
+NOTHING = PrunePlan()
 
 
 def make(path: Path, runs: int) -> FlowDataStore:

@@ -27,6 +27,7 @@ from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, relea
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 from sqlitestore.pragmas import overwriting_what_is_deleted
+from sqlitestore.stubs import size_left_out
 
 INLINE = 64 * 1024
 """[bytes] A blob up to here sits in its row."""
@@ -41,7 +42,6 @@ INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
 SELECT_KEYS = "SELECT lower(hex(key)) FROM blob WHERE key >= ? AND key < ? AND length(key) = 20 ORDER BY key"
 SELECT_STARTS = "SELECT DISTINCT lower(hex(substr(key, 1, 1))) FROM blob WHERE length(key) = 20"
 SELECT_SIZES = """SELECT asked.value, b.size FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"""
-SELECT_STUB = "SELECT size FROM stub WHERE key = ? LIMIT 1"
 DELETE_BLOB = "DELETE FROM blob WHERE key = ?"
 SELECT_CHUNKS_OF = """SELECT c.chunk FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ?
  ORDER BY c.position"""
@@ -163,10 +163,10 @@ class Blobs:
 
     def missing(self, key: str) -> BlobNotFound:
         """Return the error for a blob that is not there: a BlobLeftOut if an export left it out."""
-        found = self._database.query(SELECT_STUB, (key_of(key),)) if self._database.format >= 3 else []  # noqa: PLR2004
-        if found:
+        size = size_left_out(self._database, key_of(key))
+        if size is not None:
             return BlobLeftOut(
-                f"Its blob {key} of {found[0][0]:,} bytes is not in {self._database.path}: it was left out when the "
+                f"Its blob {key} of {size:,} bytes is not in {self._database.path}: it was left out when the "
                 "file was exported (--max-artifact-size), or lost before it was salvaged. Load it from the file that "
                 "this one was made from, or import that file here."
             )

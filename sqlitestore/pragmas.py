@@ -82,6 +82,42 @@ def let_the_file_shrink(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
 
 
+def cut_off_free_pages(connection: apsw.Connection, pages: int) -> None:
+    """Move up to so many pages from the file's end into free ones, and cut the end off; inside a transaction."""
+    connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()  # a step a page
+
+
+def rebuild(connection: apsw.Connection) -> None:
+    """Write the file anew, outside of any transaction; it can shrink step by step from then on.
+
+    The copy on the way stands in the temporary folder: by ``keep_pages`` it would be in memory.
+    """
+    let_the_file_shrink(connection)
+    connection.execute("PRAGMA temp_store=FILE")
+    try:
+        connection.execute("VACUUM")
+    finally:
+        connection.execute("PRAGMA temp_store=MEMORY")
+
+
+def move_the_log(connection: apsw.Connection) -> None:
+    """Move the log into the file, whose end is cut off by that, as far as readers of older states let it.
+
+    "Passive" waits for nobody: any other kind would keep writers waiting for the slowest reader.
+    """
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def size_of_file(connection: apsw.Connection) -> int:
+    """Return the size that the file has when its log is moved into it [bytes]."""
+    return int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
+
+
+def size_of_free_pages(connection: apsw.Connection) -> int:
+    """Return what of the file is free for later [bytes]."""
+    return int(connection.pragma("freelist_count")) * int(connection.pragma("page_size"))
+
+
 def set_journal_mode(connection: apsw.Connection, mode: JournalMode) -> None:
     """Readers and a writer work side by side with "wal". Only the first connection to a new file really switches.
 
@@ -126,7 +162,7 @@ def check_length(connection: apsw.Connection, path: str) -> None:
 
     SQLite notices that only when it needs a page that is not there. While there is a log, pages may still be in it.
     """
-    expected = int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
+    expected = size_of_file(connection)
     found = os.path.getsize(path)
     log = path + "-wal"
     if found < expected and not (os.path.exists(log) and os.path.getsize(log)):

@@ -18,6 +18,7 @@ import apsw
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
 from sqlitestore.model import Attempt
+from sqlitestore.schema import REGISTRATIONS
 from sqlitestore.tasks import digest_of, run_id
 
 
@@ -331,7 +332,7 @@ class Registrations:
             raise self._damaged(f"artifact {fields[1]!r} of task", f"{flow}/{run}/{step}/{task}")
 
     def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return self._database.query(statement, bindings) if self._database.format >= 2 else []  # noqa: PLR2004
+        return self._database.query(statement, bindings) if self._database.format >= REGISTRATIONS else []
 
     def _damaged(self, what: str, pathspec: str) -> Damaged:
         return Damaged(

@@ -26,6 +26,9 @@ NEWEST_FORMAT = 3
 OLDEST_FORMAT = 1
 """The oldest that this version reads (and migrates when it may write)."""
 
+REGISTRATIONS, RUNS_COME_AND_GO = 2, 3
+"""The formats with which these tables came; a file of an older one that can only be read has none of them."""
+
 LIVE, ARCHIVE = "live", "archive"
 
 FORMAT_1 = {

@@ -21,6 +21,8 @@ from sqlitestore.database import Database
 from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
 from sqlitestore.holds import release
 from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.schema import RUNS_COME_AND_GO
+from sqlitestore.stubs import DELETE_STUBS, INSERT_STUB, with_stubs
 
 INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
 INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? ON CONFLICT(flow, name) DO NOTHING"
@@ -52,19 +54,8 @@ SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON
 SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
-# Artifacts that an export left out: their rows are as of old, but for the blob.
-SELECT_STUBS = """SELECT name, key, size, type, encoding, serializer_info, preview, position FROM stub
- WHERE attempt = ? ORDER BY position"""
-SELECT_POSITIONS = "SELECT name, position FROM artifact WHERE attempt = ?"
-INSERT_STUB = """INSERT INTO stub(attempt, name, position, key, size, type, encoding, serializer_info, preview)
- VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-FILL_STUBS = """INSERT INTO artifact(attempt, name, position, blob, size, type, encoding, serializer_info, preview)
- SELECT s.attempt, s.name, s.position, b.id, s.size, s.type, s.encoding, s.serializer_info, s.preview
- FROM stub AS s JOIN blob AS b ON b.key = s.key"""
-DELETE_FILLED_STUBS = "DELETE FROM stub WHERE key IN (SELECT key FROM blob)"
 ATTEMPTS_AT_ONCE = 500
 DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
-DELETE_STUBS = "DELETE FROM stub WHERE attempt = ?"
 INSERT_DONE_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, done, python, artifacts_digest, digest)
  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SELECT_PREVIEWS = """SELECT asked.value ->> 0, asked.value ->> 1, (SELECT COALESCE(x.preview, x'') FROM artifact AS x
@@ -323,14 +314,9 @@ class Tasks:
                 connection.execute(statement, (attempt, name, position, stored, *rest))
             release(connection, (row[1] for row in record.artifacts))
 
-    def fill_stubs(self, connection: apsw.Connection) -> None:
-        """Make the stubs whose blobs have come artifacts again, in a transaction of the caller."""
-        connection.execute(FILL_STUBS)
-        connection.execute(DELETE_FILLED_STUBS)
-
     def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of attempts, also from a file of an old format that can only be read."""
-        if self._database.format < 3:  # noqa: PLR2004
+        if self._database.format < RUNS_COME_AND_GO:
             statement = statement.replace(_ORIGIN, _ORIGIN_BEFORE_FORMAT_3)
         return self._database.query(statement, bindings)
 
@@ -351,21 +337,13 @@ class Tasks:
         for attempt, fields in zip(attempts, rows, strict=True):
             attempt_row, artifacts_digest, digest = attempt.reference
             if digest_of(*fields) != artifacts_digest:
-                fields = self._with_stubs(attempt_row, fields)  # noqa: PLW2901 - the same, completed
+                fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
             if digest_of(*fields) != artifacts_digest:
                 if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
                     raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
                 raise self._damaged(attempt.task, attempt.number, "its artifact rows")
             artifacts.append(StoredArtifacts(fields))
         return artifacts
-
-    def _with_stubs(self, attempt_row: int, fields: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Return the rows of artifacts with those that an export left out, in the order saved."""
-        if self._database.format < 3:  # noqa: PLR2004
-            return fields
-        stubs = self._database.query(SELECT_STUBS, (attempt_row,))
-        positions = dict(self._database.query(SELECT_POSITIONS, (attempt_row,))) | {row[0]: row[-1] for row in stubs}
-        return sorted([*fields, *(row[:-1] for row in stubs)], key=lambda row: _position(positions.get(row[0])))
 
     def flows(self) -> list[str]:
         """Return the names of all flows, sorted."""
@@ -386,11 +364,6 @@ class Tasks:
             f"Attempt {number} of task {task.pathspec} in {self._database.path} is damaged: {what} differ from what "
             "was written. Restore the file from a backup."
         )
-
-
-def _position(value: Any) -> int:
-    """Return a position to sort by; damage can make it anything, and then the digest does not fit."""
-    return value if isinstance(value, int) else 0
 
 
 def _rows(task: TaskAddress, finished: Finished) -> list[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ import apsw
 from sqlitestore import layout
 from sqlitestore.database import Database
 from sqlitestore.errors import NotFound, RunExists
+from sqlitestore.schema import RUNS_COME_AND_GO
 from sqlitestore.tasks import run_id
 
 SELECT_TRASH = """SELECT t.run, f.name, t.name, t.trashed, t.purging FROM trash AS t JOIN run AS r ON r.id = t.run
@@ -29,7 +30,6 @@ SHOW_FILES = """INSERT INTO file(path, blob, size, metadata, digest)
  SELECT path, blob, size, metadata, digest FROM trashed_file WHERE run = ?1"""
 DELETE_TRASHED_FILES = "DELETE FROM trashed_file WHERE run = ?"
 DELETE_TRASH = "DELETE FROM trash WHERE run = ?"
-TRASH_NEEDS_FORMAT = 3
 
 
 class TrashedRun(NamedTuple):
@@ -58,7 +58,7 @@ class Trash:
 
     def runs(self) -> list[TrashedRun]:
         """Return what is in the trash, in the order in which it went there."""
-        if self._database.format < TRASH_NEEDS_FORMAT:
+        if self._database.format < RUNS_COME_AND_GO:
             return []
         rows = self._database.query(SELECT_TRASH)
         return [TrashedRun(row, flow, run, trashed, bool(purging)) for row, flow, run, trashed, purging in rows]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import apsw
 
 from sqlitestore.database import Database
+from sqlitestore.schema import RUNS_COME_AND_GO
 
 SELECT_ORIGIN = """SELECT u.origin FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN untrusted AS u ON u.run = r.id
  WHERE f.name = ? AND r.name = ?"""
@@ -19,7 +20,6 @@ SELECT_UNTRUSTED = """SELECT f.name, r.name, u.origin FROM untrusted AS u JOIN r
 INSERT_UNTRUSTED = "INSERT INTO untrusted(run, origin) VALUES (?, ?) ON CONFLICT DO NOTHING"
 DELETE_UNTRUSTED = """DELETE FROM untrusted WHERE run =
  (SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?)"""
-TRUST_NEEDS_FORMAT = 3
 
 
 class Trust:
@@ -30,7 +30,7 @@ class Trust:
 
     def origin(self, flow_name: str, run_name: str) -> str | None:
         """Return where an untrusted run came from; None for a trusted one, and for one that is not there."""
-        if self._database.format < TRUST_NEEDS_FORMAT:
+        if self._database.format < RUNS_COME_AND_GO:
             rows = self._database.query(SELECT_ORIGIN_BEFORE_FORMAT_3)
         else:
             rows = self._database.query(SELECT_ORIGIN, (flow_name, run_name))
@@ -38,7 +38,7 @@ class Trust:
 
     def untrusted(self) -> list[tuple[str, str, str]]:
         """Return (flow, run, origin) of each untrusted run."""
-        if self._database.format < TRUST_NEEDS_FORMAT:
+        if self._database.format < RUNS_COME_AND_GO:
             return []
         return [(flow, run, origin) for flow, run, origin in self._database.query(SELECT_UNTRUSTED)]
 

@@ -346,6 +346,21 @@ def test_what_save_data_keeps_stays_unless_it_is_said(path: str) -> None:
         assert rows(path, "SELECT count(*) FROM blob") == [(0,)]
 
 
+def test_data_alone_takes_no_run(path: str) -> None:
+    """It is no rule that chooses runs; also what a flow keeps that has none goes."""
+    with FlowDataStore("Without", ds_root=path) as other:
+        [(_, lonely)] = other.save_data([b"of a flow without runs"])
+        with FlowDataStore(FLOW, ds_root=path) as flow:
+            [(_, key)] = flow.save_data([b"kept"])
+            plan = plan_prune(flow, data=True)
+            assert (plan.runs, {each for _, each in plan.data}) == ((), {key, lonely})
+            prune(flow, plan)
+            assert len(names(flow)) == 5
+            assert flow._storage_impl.has_blobs(FLOW, [key, lonely]) == [False, False]
+    assert run_command(path, "prune", "--data", "--yes").exit_code == 0
+    assert len(json.loads(run_command(path, "ls", FLOW, "--json").stdout)["runs"]) == 5
+
+
 def test_a_purge_that_was_interrupted_goes_on(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is not offered for restoring, and the next purge finishes it."""
     from sqlitestore.maintenance import purge as purging
@@ -355,12 +370,12 @@ def test_a_purge_that_was_interrupted_goes_on(path: str, monkeypatch: pytest.Mon
         with monkeypatch.context() as broken:
             broken.setattr(purging, "collect_garbage", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                prune(flow, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+                prune(flow, pruning.PrunePlan(), empty_trash=True)
         assert rows(path, "SELECT count(*) > 0 FROM garbage") == [(1,)]
         with monkeypatch.context() as broken:
             broken.setattr(purging, "_delete_attempts", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                prune(flow, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+                prune(flow, pruning.PrunePlan(), empty_trash=True)
         [left] = flow._storage_impl.tables.trash.runs()
         assert left.purging
         with pytest.raises(NotFound, match="being purged"):
@@ -415,13 +430,13 @@ def test_a_purge_that_another_overtook_takes_no_run_that_came_since(path: str, m
             ) -> int:
                 if delete.__class__.__name__ == "function" and delete.__name__ == step and not overtaken:
                     overtaken.append(step)
-                    prune(other, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+                    prune(other, pruning.PrunePlan(), empty_trash=True)
                     make_run(other, "4")
                 return work(database, run, delete)
 
             with monkeypatch.context() as slow:
                 slow.setattr(purging, "_in_turn", overtaking)
-                prune(flow, pruning.PrunePlan((), (), (), (), 0), empty_trash=True)
+                prune(flow, pruning.PrunePlan(), empty_trash=True)
             assert overtaken == [step]
             [task] = flow.get_latest_task_datastores("4")
             assert task["own"] == incompressible(700_000, 4)

@@ -57,7 +57,7 @@ from sqlitestore import (
 from sqlitestore.maintenance.prune import PrunePlan
 
 RUNS = st.sampled_from(["1", "run 2"])
-NOTHING = PrunePlan((), (), (), (), 0)
+NOTHING = PrunePlan()
 
 
 class Machine(RuleBasedStateMachine):

@@ -17,6 +17,7 @@ from sqlitestore.model import parse_full_pathspec
 from sqlitestore.new_file import new_file
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.schema import ARCHIVE
+from sqlitestore.stubs import fill_stubs
 from sqlitestore.tables import Tables, tables_of
 
 
@@ -154,7 +155,7 @@ class _Export:
     def finish(self) -> None:
         """Make artifacts whole that were left out, and whose content came for another reason."""
         with self._archive.database.write() as connection:
-            self._archive.tasks.fill_stubs(connection)
+            fill_stubs(connection)
 
     def _copy(self, keys: Iterable[str]) -> None:
         new = [key for key in dict.fromkeys(keys) if key not in self.copied]

@@ -29,6 +29,7 @@ from sqlitestore.errors import Damaged, DataException, InvalidInput, RunExists, 
 from sqlitestore.files import FileRecord
 from sqlitestore.maintenance.usage import content_size
 from sqlitestore.progress import SILENT, Progress
+from sqlitestore.stubs import fill_stubs
 from sqlitestore.tables import Tables, tables_of
 
 
@@ -256,7 +257,7 @@ class _Merge:
         missing = [key for key, ours, theirs in zip(keys, here, there, strict=True) if theirs and not ours]
         if missing:
             with self._copied_from(planned.source, missing), self._target.database.write() as connection:
-                self._target.tasks.fill_stubs(connection)
+                fill_stubs(connection)
             self._target.blobs.release(missing)
 
     def _check_sizes(self, records: RunRecords) -> None:

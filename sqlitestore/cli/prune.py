@@ -38,17 +38,12 @@ if TYPE_CHECKING:
 @json_option
 def prune(
     pathspecs: tuple[str, ...],
-    keep_last: int | None,
-    older_than: float | None,
-    keep_tags: tuple[str, ...],
-    max_size: int | None,
-    data: bool,
-    force: bool,
     purge: bool,
     trash_age: float,
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    **rules: Any,
 ) -> None:
     """Put runs into the trash: those that PATHSPEC names (a flow: its runs), or that the rules choose.
 
@@ -64,32 +59,19 @@ def prune(
     """  # noqa: D301 - click's mark for text that is not wrapped
     from sqlitestore.cli import output
     from sqlitestore.cli.progress import TerminalProgress
-    from sqlitestore.cli.text import human_size
     from sqlitestore.maintenance import prune as pruning
 
     progress = TerminalProgress()
-    chooses = bool(pathspecs or data) or any(rule is not None for rule in (keep_last, older_than, max_size))
+    chooses = bool(pathspecs or rules["data"]) or any(rules[name] is not None for name in _CHOOSING)
     if not chooses and not purge:
         raise click.UsageError(
             "Say what shall go: a PATHSPEC, a rule such as --keep-last 10, or --purge for the trash."
         )
     with opened() as storage:
-        trash = storage.tables.trash.runs()
-        plan = pruning.PrunePlan((), (), (), (), 0)
+        plan = pruning.PrunePlan()
         if chooses:
-            plan = pruning.plan_prune(
-                storage,
-                pathspecs,
-                keep_last=keep_last,
-                older_than=older_than,
-                keep_tags=keep_tags,
-                max_size=max_size,
-                data=data,
-                force=force,
-                trash_age=trash_age,
-                progress=progress,
-            )
-        in_trash = tuple(each.pathspec for each in trash) if purge else plan.expired
+            plan = pruning.plan_prune(storage, pathspecs, trash_age=trash_age, progress=progress, **rules)
+        in_trash = tuple(each.pathspec for each in storage.tables.trash.runs()) if purge else plan.expired
         answer: dict[str, Any] = {"file": storage.datastore_root, **_plan_json(plan), "purge": list(in_trash)}
         if not as_json:
             _print_plan(plan, in_trash)
@@ -99,18 +81,21 @@ def prune(
             elif not dry_run:
                 click.echo("There is nothing to prune.")
             return
-        what = "Purge this for good?" if purge or plan.data else "Put these runs into the trash?"
-        confirm(what, yes=yes)
+        confirm("Purge this for good?" if purge or plan.data else "Put these runs into the trash?", yes=yes)
         done = pruning.prune(storage, plan, empty_trash=purge, trash_age=trash_age, progress=progress)
     if as_json:
         output.print_json(answer | {"done": True, "purged": list(done.runs), "freed": done.size})
-        return
-    _print_done(plan, done, human_size(done.size))
+    else:
+        _print_done(plan, done)
+
+
+_CHOOSING = ("keep_last", "older_than", "max_size")
+"""Rules that choose runs by themselves; the others only keep some."""
 
 
 def _plan_json(plan: PrunePlan) -> dict[str, Any]:
     return {
-        "runs": [each._asdict() | {"time": each.time} for each in plan.runs],
+        "runs": [each._asdict() for each in plan.runs],
         "running": list(plan.running),
         "data": [{"flow": flow, "key": key} for flow, key in plan.data],
         "size": plan.size,
@@ -144,7 +129,10 @@ def _print_plan(plan: PrunePlan, in_trash: tuple[str, ...]) -> None:
         click.echo(f"Gone for good from the trash: {clean(', '.join(in_trash))}")
 
 
-def _print_done(plan: PrunePlan, done: Purged, freed: str) -> None:
+def _print_done(plan: PrunePlan, done: Purged) -> None:
+    from sqlitestore.cli.text import human_size
+
+    freed = human_size(done.size)
     if plan.runs and not done.runs:
         click.echo("They are in the trash: `sqlitestore restore` brings them back, `prune --purge` empties it.")
     if done.runs:

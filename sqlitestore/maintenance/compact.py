@@ -14,15 +14,13 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-import apsw
-
 from sqlitestore import layout
 from sqlitestore.database import Database
 from sqlitestore.errors import DiskFull, Refused, StoreReadOnly
 from sqlitestore.holds import LONGEST_HOLD, LONGEST_WAY, ON_ITS_WAY
 from sqlitestore.maintenance.purge import purge
 from sqlitestore.maintenance.reclaim import collect_garbage, drop, unneeded
-from sqlitestore.pragmas import let_the_file_shrink
+from sqlitestore.pragmas import cut_off_free_pages, move_the_log, rebuild, size_of_file
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.tables import Tables, tables_of
 
@@ -152,7 +150,7 @@ def _shrink(database: Database, progress: Progress) -> None:
     with database.read() as connection:
         free, mode = int(connection.pragma("freelist_count")), int(connection.pragma("auto_vacuum"))
     if not free:
-        _checkpoint(database)
+        database.alone(move_the_log)
         return
     if not mode:
         raise Refused(
@@ -163,7 +161,7 @@ def _shrink(database: Database, progress: Progress) -> None:
     try:
         while free:
             with database.write() as connection:
-                connection.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
+                cut_off_free_pages(connection, PAGES_AT_ONCE)
                 left = int(connection.pragma("freelist_count"))
             progress.advance(free - left)
             if left >= free:  # others freed pages meanwhile; they are for the next time
@@ -171,7 +169,7 @@ def _shrink(database: Database, progress: Progress) -> None:
             free = left
     finally:
         progress.finish()
-    _checkpoint(database)
+    database.alone(move_the_log)
 
 
 def _rebuild(database: Database) -> None:
@@ -183,29 +181,10 @@ def _rebuild(database: Database) -> None:
                 f"Rebuilding {database.path} takes {size:,} bytes in {folder}, which has not as many. Nothing was "
                 "changed; without --full no copy is made."
             )
-    database.alone(_vacuum)
-    _checkpoint(database)
-
-
-def _vacuum(connection: apsw.Connection) -> None:
-    let_the_file_shrink(connection)
-    # The copy would be in memory else (see ``pragmas.keep_pages``).
-    connection.execute("PRAGMA temp_store=FILE")
-    try:
-        connection.execute("VACUUM")
-    finally:
-        connection.execute("PRAGMA temp_store=MEMORY")
-
-
-def _checkpoint(database: Database) -> None:
-    """Move the log into the file, whose end is cut off by that, as far as readers of older states let it.
-
-    "Passive" waits for nobody: any other kind would keep writers waiting for the slowest reader.
-    """
-    database.alone(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+    database.alone(rebuild)
+    database.alone(move_the_log)
 
 
 def _size(database: Database) -> int:
-    """Return the size that the file has when its log is moved into it [bytes]."""
     with database.read() as connection:
-        return int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
+        return size_of_file(connection)

@@ -47,6 +47,7 @@ SELECT_TRASHED_BLOBS = f"{SELECT_BLOBS} UNION SELECT blob FROM trashed_file WHER
 SELECT_BLOB_IDS = "SELECT b.id FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"
 SELECT_DATA = """SELECT d.blob, lower(hex(b.key)) FROM flow AS f JOIN data AS d ON d.flow = f.id
  JOIN blob AS b ON b.id = d.blob WHERE f.name = ?"""
+SELECT_FLOWS_WITH_DATA = "SELECT name FROM flow WHERE id IN (SELECT flow FROM data)"
 SELECT_CODE_PACKAGES = """SELECT m.value FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN registered_metadata AS m ON m.run = r.id
  WHERE f.name = ?1 AND m.field_name = 'code-package' AND r.name NOT IN (SELECT value FROM json_each(?2))"""
@@ -89,11 +90,11 @@ class PrunePlan(NamedTuple):
     the keys of what ``save_data`` keeps that would go, by flow. ``expired`` is what has been in the trash for long.
     """
 
-    runs: tuple[PrunedRun, ...]
-    running: tuple[str, ...]
-    data: tuple[tuple[str, str], ...]
-    expired: tuple[str, ...]
-    size: int
+    runs: tuple[PrunedRun, ...] = ()
+    running: tuple[str, ...] = ()
+    data: tuple[tuple[str, str], ...] = ()
+    expired: tuple[str, ...] = ()
+    size: int = 0
 
 
 def plan_prune(
@@ -118,36 +119,30 @@ def plan_prune(
 
     A run that something seems to be working on (a task is not done, and there was a sign of life within a day) stays;
     named itself, it raises Refused; ``force`` takes it all the same. ``data`` lets go of what ``save_data`` keeps for
-    the flows, too, except the code packages of runs that stay.
+    the flows, too, except the code packages of runs that stay; alone, it takes no run.
     """
     tables = tables_of(store)
     given = list(pathspecs)
-    rules = (keep_last, older_than, max_size)
-    if not given and all(rule is None for rule in rules) and not data:
-        raise InvalidInput("Say what shall go: pathspecs, or rules such as keep_last or older_than.")
     _check_rules(keep_last, older_than, max_size)
+    chooses = bool(given) or any(rule is not None for rule in (keep_last, older_than, max_size))
+    if not chooses and not data:
+        raise InvalidInput("Say what shall go: pathspecs, or rules such as keep_last or older_than.")
     with tables.database.read() as connection:
         scope = _scope(tables, connection, given)
-        chosen = _choose(scope, keep_last, frozenset(keep_tags))
-        named = {pathspec for pathspec in given if pathspec.count("/")}
+        chosen = _choose(scope, keep_last, frozenset(keep_tags)) if chooses else []
         activity = {each: _activity(connection, each) for each in reporting(chosen, "Looking at", progress)}
         if older_than is not None:
             chosen = [each for each in chosen if activity[each].last <= time.time() - older_than]
         running = [] if force else [each for each in chosen if activity[each].running]
-        if refused := [each.pathspec for each in running if each.pathspec in named]:
-            raise Refused(
-                f"Run {refused[0]} has not come to its end, and was heard of a short while ago. If nothing works on it "
-                "any more, prune it with --force (force=True)."
-            )
-        chosen = [each for each in chosen if each not in running]
-        expired = [each for each in tables.trash.runs() if each.purging or each.trashed <= time.time() - trash_age]
+        _refuse_named(running, given)
+        chosen = [each for each in chosen if force or not activity[each].running]
         if max_size is not None:
             chosen = _until_small(tables, chosen, max_size, progress)
-        flows = {each.flow_name for each in scope} | {pathspec.partition("/")[0] for pathspec in given}
-        dropped = _data(connection, sorted(flows), chosen) if data else []
-        rows = [each.row for each in chosen]
+        expired = [each for each in tables.trash.runs() if each.purging or each.trashed <= time.time() - trash_age]
+        dropped = _data(connection, scope, given, chosen) if data else []
         runs = [_planned(connection, each, activity[each]) for each in reporting(chosen, "Planning", progress)]
-        size = _freed(connection, [*rows, *(each.row for each in expired)], [each.blob for each in dropped])
+        gone = [each.row for each in chosen] + [each.row for each in expired]
+        size = _freed(connection, gone, [each.blob for each in dropped])
     return PrunePlan(
         runs=tuple(runs),
         running=tuple(each.pathspec for each in running),
@@ -312,13 +307,30 @@ def _sha_of(value: str) -> str:
         return ""
 
 
-def _data(connection: apsw.Connection, flows: Sequence[str], going: Sequence[Candidate]) -> list[_Data]:
-    """Return what ``save_data`` keeps for the flows, but for the code packages of runs that stay."""
+def _refuse_named(running: Sequence[Candidate], given: Sequence[str]) -> None:
+    """Raise Refused if a run that something seems to be working on is named itself."""
+    named = {"/".join(parse_full_pathspec(pathspec)) for pathspec in given}
+    for each in running:
+        if each.pathspec in named:
+            raise Refused(
+                f"Run {each.pathspec} has not come to its end, and was heard of a short while ago. If nothing works on "
+                "it any more, prune it with --force (force=True)."
+            )
+
+
+def _data(
+    connection: apsw.Connection, scope: Sequence[Candidate], given: Sequence[str], going: Sequence[Candidate]
+) -> list[_Data]:
+    """Return what ``save_data`` keeps for the flows meant, but for the code packages of runs that stay."""
+    flows = {parse_full_pathspec(pathspec)[0] for pathspec in given}
+    if not given:
+        rows: list[Any] = connection.execute(SELECT_FLOWS_WITH_DATA).fetchall()
+        flows = {flow for (flow,) in rows} | {each.flow_name for each in scope}
     dropped: list[_Data] = []
-    for flow in flows:
+    for flow in sorted(flows):
         gone = json.dumps([each.run_id for each in going if each.flow_name == flow])
         values: list[Any] = connection.execute(SELECT_CODE_PACKAGES, (flow, gone)).fetchall()
         needed = {_sha_of(value) for (value,) in values}
-        rows: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
-        dropped += [_Data(blob, flow, key) for blob, key in rows if key not in needed]
+        kept: list[Any] = connection.execute(SELECT_DATA, (flow,)).fetchall()
+        dropped += [_Data(blob, flow, key) for blob, key in kept if key not in needed]
     return dropped

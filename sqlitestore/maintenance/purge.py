@@ -16,6 +16,7 @@ import apsw
 from sqlitestore.blobs import INLINE
 from sqlitestore.database import Database
 from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, some_of
+from sqlitestore.pragmas import size_of_free_pages
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.trash import Trash, TrashedRun
 
@@ -145,4 +146,4 @@ def _delete_attempts(connection: apsw.Connection, attempts: list[int]) -> None:
 def _free(database: Database) -> int:
     """Return the size of the free pages [bytes]."""
     with database.read() as connection:
-        return int(connection.pragma("freelist_count")) * int(connection.pragma("page_size"))
+        return size_of_free_pages(connection)

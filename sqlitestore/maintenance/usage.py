@@ -20,7 +20,9 @@ import apsw
 
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
+from sqlitestore.pragmas import size_of_file, size_of_free_pages
 from sqlitestore.progress import SILENT, Progress
+from sqlitestore.schema import RUNS_COME_AND_GO
 
 COUNT_WORK = "SELECT (SELECT COUNT(*) FROM blob) + (SELECT COUNT(*) FROM chunk)"
 SELECT_OF_RUNS = """SELECT r.id, f.name, COALESCE(t.name, r.name), t.run IS NOT NULL FROM run AS r
@@ -143,7 +145,7 @@ class Sizes:
 
 def _counted(database: Database, progress: Progress) -> _Count:
     with database.read() as connection:
-        has_trash = database.format >= 3  # noqa: PLR2004
+        has_trash = database.format >= RUNS_COME_AND_GO
         names: dict[int, tuple[str | None, str | None]] = {}
         trashed: set[int] = set()
         statement = SELECT_OF_RUNS if has_trash else SELECT_OF_RUNS_BEFORE_FORMAT_3
@@ -161,8 +163,7 @@ def _counted(database: Database, progress: Progress) -> _Count:
             count.chunks(connection, progress)
         finally:
             progress.finish()
-        count.page_size = int(connection.pragma("page_size"))
-        count.free_pages, count.pages = int(connection.pragma("freelist_count")), int(connection.pragma("page_count"))
+        count.free, count.file = size_of_free_pages(connection), size_of_file(connection)
     return count
 
 
@@ -173,7 +174,7 @@ class _Count:
         self._path = path
         self._names = names
         self._trashed = trashed
-        self.page_size = self.free_pages = self.pages = 0
+        self.free = self.file = 0
         self.rows: dict[int, int] = {}
         """How many artifacts, logs and files refer to a blob, by user."""
         self._sets: dict[frozenset[int], int] = {frozenset(): 0}
@@ -286,8 +287,8 @@ class _Count:
             stored=sum(self.stored[1:]),
             trashed=trashed,
             unreferenced=self.stored[0],
-            free=self.free_pages * self.page_size,
-            file=self.pages * self.page_size,
+            free=self.free,
+            file=self.file,
         )
 
 

@@ -18,7 +18,7 @@ from sqlitestore.maintenance.scanning import interruptible, uninterruptible
 from sqlitestore.maintenance.verification import Findings, pathspec_of, reason
 from sqlitestore.model import check_name
 from sqlitestore.progress import Progress
-from sqlitestore.trash import TRASH_NEEDS_FORMAT
+from sqlitestore.schema import RUNS_COME_AND_GO
 
 AT_ONCE = 200
 """Attempts that are read in one transaction."""
@@ -49,7 +49,7 @@ KEY_SIZES = (16, 20)
 def has_trash(database: Database) -> bool:
     """Whether the real names of runs in the trash can be looked up; if not, their rows seem to be of others."""
     try:
-        return database.format >= TRASH_NEEDS_FORMAT and bool(database.query(SELECT_TRASH))
+        return database.format >= RUNS_COME_AND_GO and bool(database.query(SELECT_TRASH))
     except DataException:
         return False
 
@@ -70,7 +70,7 @@ class AttemptCheck:
         self._findings = findings
         self._progress = progress
         self._hurt = hurt
-        self._has_stubs = database.format >= TRASH_NEEDS_FORMAT
+        self._has_stubs = database.format >= RUNS_COME_AND_GO
         self._has_trash = has_trash(database)
         self._seen: set[int] = set()
         joins = (NAMES if self._has_trash else NAMES_WITHOUT_TRASH).format("a")
