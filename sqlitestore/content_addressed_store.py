@@ -66,11 +66,11 @@ class ContentAddressedStore:
     ) -> list[SavedBlob]:
         """Save the blobs (bytes, bytearray or memoryview) that ``blob_iter`` yields; return results in their order.
 
-        ``raw`` blobs get a URI and stay until they are pruned by name; others are pruned once no artifact needs them.
+        ``raw`` blobs get a URI and stay until `prune --data`; others go once nothing needs them.
         (Metaflow also stores raw blobs uncompressed; here all are read through the key.) With ``is_transfer`` the
         iterator yields what ``load_blobs(..., is_transfer=True)`` does, and the keys are kept after checking them.
 
-        If the iterator raises, nothing is kept, and what was put already goes when the store is pruned. Raises
+        If the iterator raises, nothing is kept, and what was put already goes when the file is compacted. Raises
         InvalidType for anything that is not bytes.
         """
         del len_hint

@@ -108,7 +108,7 @@ class Files:
             release(connection, [key_of(key)])
 
     def delete(self, path: str) -> None:
-        """Remove a file's name; its blob stays until it is pruned. A file that is not there is fine."""
+        """Remove a file's name; its blob stays until the file is compacted. A file that is not there is fine."""
         with self._database.write() as connection:
             connection.execute(DELETE_FILE, (path,))
 

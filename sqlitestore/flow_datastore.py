@@ -263,8 +263,9 @@ class FlowDataStore:
     def save_data(self, data_iter: Iterable[Any], len_hint: int = 0) -> list[tuple[str, str]]:
         """Save each of the bytes that ``data_iter`` yields; return ``(uri, key)`` in their order, duplicates included.
 
-        The data stays until it is pruned by name, whether an artifact needs it or not. If the iterator raises, or
-        yields something else than bytes (InvalidType), nothing is kept: what was put already goes with the next prune.
+        The data stays until it is pruned (`prune --data`), whether an artifact needs it or not. If the iterator raises,
+        or yields something else than bytes (InvalidType), nothing is kept: what was put already goes when the file is
+        compacted.
         """
         saved = self.ca_store.save_blobs(data_iter, raw=True, len_hint=len_hint)
         return [(str(blob.uri), blob.key) for blob in saved]

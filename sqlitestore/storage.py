@@ -52,7 +52,7 @@ class DataStoreStorage(ABC):
 
         ``keys`` asks for these keys, one a payload (Metaflow's SHA-1); a key that its bytes do not have raises
         InvalidKey. With ``keep`` the blobs stay without an artifact that needs them. If the iterable raises, nothing is
-        kept, and what was put already goes when the store is pruned.
+        kept, and what was put already goes when the store is compacted.
         """
 
     @abstractmethod

@@ -206,7 +206,7 @@ class Logs:
         self._blobs.discard({part.key for part in parts} - {stored.key})
 
     def delete(self, task: TaskAddress, attempt: int, source: str, stream: str) -> None:
-        """Remove a log; its bytes stay until they are pruned. One that is not there is fine."""
+        """Remove a log; its bytes stay until the file is compacted. One that is not there is fine."""
         bindings = (source, stream, task.step_name, task.task_id, attempt, task.flow_name, task.run_id)
         with self._database.write() as connection:
             connection.execute(DELETE_LOG_OF, bindings)
