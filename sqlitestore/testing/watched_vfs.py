@@ -177,10 +177,11 @@ def watched(watcher: Watcher) -> Iterator[None]:
     name = next(_names)
     vfs = WatchedVFS(name, watcher)
     apsw.set_default_vfs(name)
-    new_file.os, system = _WatchedOs(watcher), new_file.os  # type: ignore[assignment]
+    package: Any = new_file  # whose import of ``os`` is its own affair
+    package.os = _WatchedOs(watcher)
     try:
         yield
     finally:
-        new_file.os = system
+        package.os = os
         apsw.set_default_vfs(before)
         vfs.unregister()
