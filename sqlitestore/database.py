@@ -255,6 +255,7 @@ class Database:
             enforce_foreign_keys(connection)
             writable = not connection.readonly("main")
             if writable:
+                set_synchronous(connection, "extra")  # the file is not yet said to be one with a log
                 choose_page_size(connection)
                 if self._create and not os.path.getsize(self._real_path):
                     let_the_file_shrink(connection)
@@ -264,8 +265,7 @@ class Database:
             if writable:
                 journal_mode = self._journal_mode or self._default_journal_mode(kind)
                 set_journal_mode(connection, journal_mode)
-                # Without the log only "full" keeps a file whole over a power cut on every disk.
-                set_synchronous(connection, "full" if journal_mode == "delete" else self._synchronous)
+                set_synchronous(connection, "extra" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
             check_length(connection, self._real_path)
         except apsw.Error as error:
