@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlitestore import layout
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidInput, RunExists
@@ -319,10 +319,7 @@ class _Pull:
         missing = [path for path in paths if path not in here]
         for some in batches(missing, BLOBS_TOGETHER):
             with self.source.opened(some) as found:
-                PulledWriter(self._tables, "", overwrite=True).save(
-                    (path, open(opened.file, "rb"))  # noqa: SIM115 - the writer reads it; it goes with the generator
-                    for path, opened in found.items()
-                )
+                PulledWriter(self._tables, "", overwrite=True).save(_in_turn(found))
         self._count(0, len(missing))
         self._count(*pull_included(self._tables, self.source, included.files))
 
@@ -330,6 +327,13 @@ class _Pull:
         self.report.bytes += amount
         self.report.files += files
         self._progress.advance(amount)
+
+
+def _in_turn(found: Mapping[str, Any]) -> Iterator[tuple[str, BinaryIO]]:
+    """Yield path and file of each; the writer has read one when it asks for the next."""
+    for path, opened in found.items():
+        with open(opened.file, "rb") as file:
+            yield path, file
 
 
 def same_but_included(document: bytes, ours: Mapping[str, str]) -> bool:

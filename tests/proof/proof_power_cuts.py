@@ -229,6 +229,9 @@ class Subject:
 
     def _judge_state(self, path: str) -> None:
         """Fail unless the state keeps the invariants, and all that is there is right."""
+        journal = path + "-journal"
+        if os.path.exists(journal) and not os.path.getsize(journal):
+            os.unlink(journal)  # cut off while the file went from the log to a journal: SQLite ignores an empty one
         check_file(path)
         if self.name.startswith("migrate"):
             golden_content.check(path)

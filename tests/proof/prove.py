@@ -1,8 +1,8 @@
 """``scripts/prove``: the proofs of this folder, for minutes to an hour; see its ``--help``.
 
 A proof is a module ``proof_<name>.py`` here. It says what it counts (``UNIT``) and how much the long run does
-(``LONG``), and its ``prove(amount, seed, folder)`` returns figures, or raises at the first violation. An amount is done in slices,
-each in a process of its own, so that a crash is noticed and some run side by side.
+(``LONG``), and its ``prove(amount, seed, folder)`` returns figures, or raises at the first violation. An amount is done
+in slices, each in a process of its own, so that a crash is noticed and some run side by side.
 """
 
 from __future__ import annotations
