@@ -21,7 +21,8 @@ from typing import NamedTuple
 import apsw
 import golden_content
 import xxhash
-from power_cut_workloads import CLOSED, FILE, WORKLOADS, Mode, Workload, check_content
+from helpers_store import FLOW
+from power_cut_workloads import CLOSED, FILE, WORKLOADS, Mode, Workload, check_content, write
 from sqlite_oracle import check_file
 
 from sqlitestore import FlowDataStore, schema, verify
@@ -228,7 +229,7 @@ class Subject:
         assert state in {found, self._judged[found]}, f"{file} is another when we have opened it"
 
     def _judge_state(self, path: str) -> None:
-        """Fail unless the state keeps the invariants, and all that is there is right."""
+        """Fail unless the state keeps the invariants, all that is there is right, and one can go on."""
         journal = path + "-journal"
         if os.path.exists(journal) and not os.path.getsize(journal):
             os.unlink(journal)  # cut off while the file went from the log to a journal: SQLite ignores an empty one
@@ -237,6 +238,10 @@ class Subject:
             golden_content.check(path)
         else:
             check_content(path)
+        with FlowDataStore(FLOW, ds_root=path, trust=True) as flow:
+            write(flow, "after/a/1", "small", "noise_100000")
+            assert [task["small"] for task in flow.get_latest_task_datastores("after")] == ["small of after/a/1/0"]
+        check_file(path)
 
 
 SUBJECTS = [(name, mode) for name, workload in WORKLOADS.items() for mode in workload.modes]
