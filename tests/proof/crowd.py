@@ -187,9 +187,12 @@ def _figures(reports: list[dict[str, Any]], log: int) -> dict[str, int | float]:
 
 
 def _check_at_rest(setting: Setting) -> None:
-    """Nothing lies beside the file, and it is sound by the oracle that shares no code with the package."""
+    """Nothing lies beside the file, it is sound by the oracle that shares no code, and has the journal it should."""
     assert os.listdir(os.path.dirname(setting.path)) == ["runs.db"], os.listdir(os.path.dirname(setting.path))
     check_file(setting.path)
+    with open(setting.path, "rb") as file:
+        versions = file.read(20)[18:]
+    assert versions == bytes([1 if setting.journal else 2] * 2), f"its journal has changed: {versions!r}"
 
 
 def _check_what_was_said(setting: Setting) -> None:
