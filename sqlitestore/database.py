@@ -65,8 +65,9 @@ class Database:
 
     ``create`` makes the file if it is missing (never its folder), of the ``kind``. With ``read_only`` nothing in it
     changes, not even an old format. ``journal_mode`` None means: the write-ahead log for a live store, except on
-    network file systems. ``synchronous`` "full" makes every commit durable against power loss; "normal" may lose the
-    latest commits then, but nothing else (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    network file systems, and without ``create`` what the file has. ``synchronous`` "full" makes every commit durable
+    against power loss; "normal" may lose the latest commits then, but nothing else
+    (https://www.sqlite.org/pragma.html#pragma_synchronous).
     """
 
     def __init__(
@@ -263,7 +264,7 @@ class Database:
             kind = schema.prepare(connection, self.path, writable=writable, create=create)
             self.format = int(connection.pragma("user_version"))
             if writable:
-                journal_mode = self._journal_mode or self._default_journal_mode(kind)
+                journal_mode = self._journal_mode or self._default_journal_mode(connection, kind)
                 set_journal_mode(connection, journal_mode)
                 set_synchronous(connection, "extra" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
@@ -301,10 +302,11 @@ class Database:
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, state
 
-    def _default_journal_mode(self, kind: str) -> JournalMode:
+    def _default_journal_mode(self, connection: apsw.Connection, kind: str) -> JournalMode:
+        """Return the journal that fits; who would not make the file only looks at it, and leaves it what it has."""
         if kind == schema.ARCHIVE or is_network_file_system(self.path):
             return "delete"
-        return "wal"
+        return "wal" if self._create or connection.pragma("journal_mode") == "wal" else "delete"
 
     def _translated(self, error: apsw.Error | UnicodeDecodeError) -> DataException:
         """Return our error for SQLite's: grouped by what the user can do."""

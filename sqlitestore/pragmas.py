@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -38,8 +39,32 @@ Synchronous = Literal["normal", "full", "extra", "off"]
 
 
 def wait_for_writers(connection: apsw.Connection) -> None:
-    """Wait for minutes, not milliseconds: with many processes "database is locked" would be the usual answer."""
-    connection.set_busy_timeout(int(BUSY_TIMEOUT * 1000))
+    """Wait for minutes, not milliseconds: with many processes "database is locked" would be the usual answer.
+
+    SQLite's own way asks less often the longer it has waited, and so lets newcomers pass. Of 40 processes that wrote
+    small tasks for 6 s, the slowest got 1 written (the fastest 243) and waited 5 s; in this way 79 (168) and 0.65 s.
+    """
+    connection.set_busy_handler(_Waiting())
+
+
+class _Waiting:
+    """A busy handler: asks again soon, then at intervals that become shorter the longer it has waited.
+
+    There is nobody to queue with but by asking, so the share of the askings is the share of the turns.
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def __call__(self, asked: int) -> bool:
+        now = time.monotonic()
+        if not asked:
+            self._since = now
+        waited = now - self._since
+        if waited >= BUSY_TIMEOUT:
+            return False
+        time.sleep(min(0.001 * 2 ** min(asked, 10), 0.0003 + 0.02 / (1 + 4 * waited)))
+        return True
 
 
 def distrust_the_file(connection: apsw.Connection) -> None:

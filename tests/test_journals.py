@@ -9,7 +9,7 @@ import apsw
 import pytest
 from helpers_store import FLOW, beside, incompressible, save_task
 
-from sqlitestore import FlowDataStore, SQLiteStorage
+from sqlitestore import FlowDataStore, SQLiteStorage, verify
 from sqlitestore.mounts import is_network_file_system
 
 MOUNTS = r"""/dev/sda / ext4 rw 0 0
@@ -75,3 +75,18 @@ def test_a_store_moves_between_journal_modes(tmp_path: Path) -> None:
             save_task(flow, task=str(number), x=number)
             assert [task["x"] for task in flow.get_latest_task_datastores("1")] == list(range(number + 1))
         assert beside(path) == ["runs.db"]
+
+
+def test_who_only_looks_at_a_file_leaves_its_journal(tmp_path: Path) -> None:
+    """The command line and verify do not give a log to a file that somebody made without, beside whoever uses it."""
+    path = str(tmp_path / "runs.db")
+    with FlowDataStore(FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, journal_mode="delete")) as flow:
+        save_task(flow, x=1)
+    SQLiteStorage(path, create=False).close()
+    assert verify(path).ok
+    with FlowDataStore(FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, create=False)) as flow:
+        save_task(flow, task="2", x=2)
+        assert flow._storage_impl.database.query("PRAGMA journal_mode") == [("delete",)]
+    connection = apsw.Connection(path)
+    assert connection.pragma("journal_mode") == "delete"
+    connection.close()
