@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import apsw
 from xxhash import xxh3_128, xxh3_128_digest
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
@@ -121,6 +122,7 @@ class Blobs:
         """Let go of blobs that were put and will not be referenced; each key once."""
         with self._database.write() as connection:
             release(connection, map(key_of, keys))
+            crash_point("unused-blobs-released")
 
     def _write(self, payload: Payload, key: str | None) -> BlobWriter:
         for _ in range(10):
@@ -239,6 +241,7 @@ class Blobs:
                     connection.execute(DELETE_BLOB, (key_of(key),))
                 except apsw.ConstraintError:
                     continue  # something else has the same content
+                crash_point("discarded-blob-deleted")
                 connection.executemany(DELETE_CHUNK, chunks)
 
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
@@ -320,6 +323,7 @@ class BlobWriter:
             self._check_key()
             if not self._stream.insert_blob(self.key, self.size):
                 self._compare(self._stream)
+                crash_point("known-blob-compared")
                 self._stream.undo()  # the stored blob may be cut otherwise, and does not need our chunks
 
     def undo(self) -> None:
@@ -376,7 +380,9 @@ class _SmallBatch:
         rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
         with self._database.write() as connection:
             new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
+            crash_point("small-blobs-inserted")
             hold(connection, self.times)
+        crash_point("small-blobs-committed")
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
         self.times = Counter()
         if len(new) < len(waiting):

@@ -14,6 +14,7 @@ from typing import Any
 import apsw
 from xxhash import xxh3_128_digest
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore import codecs
 from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
@@ -110,11 +111,14 @@ class ChunkStream:
         inserted = []
         with self._database.write() as connection:
             self._announce(connection)
+            crash_point("chunks-announced")
             for row in self._rows:
                 connection.execute(INSERT_CHUNK, row)
                 if connection.changes():
                     found[row[0]] = connection.last_insert_rowid()
                     inserted.append(found[row[0]])
+            crash_point("chunks-inserted")
+        crash_point("chunks-committed")
         self._inserted += inserted
         for digest, (data, positions) in self._waiting.items():
             chunk_id = found.get(digest) or self._find(digest, data)  # another process was faster
@@ -145,15 +149,19 @@ class ChunkStream:
         try:
             with self._database.write() as connection:
                 hold(connection, {key: 1})
+                crash_point("blob-held")
                 connection.execute(INSERT_BLOB, (key, size, None, None))
                 if not connection.changes():
                     return False
                 blob_id = connection.last_insert_rowid()
+                crash_point("blob-row-inserted")
                 rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
                 connection.executemany(INSERT_CHUNK_OF, rows)
+                crash_point("blob-chunks-listed")
                 self._arrive(connection)
         except apsw.ConstraintError as error:
             raise ChunkVanished from error
+        crash_point("blob-committed")
         return True
 
     def is_made_of(self, chunks: list[int]) -> bool:
@@ -170,9 +178,11 @@ class ChunkStream:
         if self._is_announced:
             with self._database.write() as connection:
                 self._arrive(connection)
+            crash_point("undo-released")
         for start in range(0, len(inserted), 1000):
             with self._database.write() as connection:
                 connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
+            crash_point("undo-chunks-deleted")
 
 
 def check_equal(digest: bytes, stored: bytes, data: bytes) -> None:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from sqlitestore.crash_points import crash_point
+
 try:
     import fcntl
 except ImportError:  # Windows: a folder left by a crash stays in the temporary folder there
@@ -51,6 +53,7 @@ class HandedOutFiles:
                 written = os.write(descriptor, block)
                 while written < len(block):  # a system call takes 2 GiB at most
                     written += os.write(descriptor, memoryview(block)[written:])
+            crash_point("handed-out-in-memory")
             return f"/proc/self/fd/{descriptor}"
         if self._folder is None:
             self._folder = _Folder()
@@ -58,6 +61,7 @@ class HandedOutFiles:
         path = os.path.join(self._folder.path, str(self._count))
         with open(path, "wb") as file:
             file.writelines(blocks)
+        crash_point("handed-out-as-file")
         return path
 
     def _memory_file(self) -> int | None:
@@ -92,12 +96,14 @@ class _Folder:
         place = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
         _remove_left_behind(place)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=place)
+        crash_point("handed-out-folder-made")
         self._lock = os.open(os.path.join(self.path, LOCK), os.O_CREAT | os.O_RDWR, 0o600)
         if fcntl is not None:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        crash_point("handed-out-folder-removed")
         os.close(self._lock)
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
 from sqlitestore.errors import InvalidKey
@@ -75,10 +76,13 @@ class PathWriter:
         """Save all; the documents of attempts together at the end, those of one attempt in one transaction."""
         # Small blobs gather in put(), which takes them in batches, and asks the generator for the next one.
         self._store.blobs.put(*_in_two(self._small_blobs(items)))
+        crash_point("paths-blobs-put")
         for flow_name in self._flows - set(self._store.tasks.flows()):
             self._store.data.keep(flow_name, ())
+            crash_point("paths-flow-known")
         for (task, number), documents in self._markers.items():
             self._save_markers(task, number, documents)
+            crash_point("paths-attempt-saved")
 
     def task_starts(self) -> None:
         """Note that this process writes a task."""
@@ -104,11 +108,13 @@ class PathWriter:
                 documents[place.name] = saved.file.read()
             elif isinstance(place, LogPlace) and saved.metadata is None:
                 self._store.logs.save(*place, saved.file)
+                crash_point("paths-log-saved")
                 self._forget_files(path)
             elif isinstance(place, MetadataPlace):
                 self._metadatum(place, saved)
             else:
                 self._file(saved)
+                crash_point("paths-file-saved")
                 if isinstance(place, LogPlace):
                     self._store.logs.delete(*place)
 
@@ -167,6 +173,7 @@ class PathWriter:
 
     def _put(self, place: BlobPlace, payload: Payload, *, keep: bool) -> None:
         self._store.blobs.put([payload], [place.key])
+        crash_point("paths-blob-put")
         if keep:
             self._store.data.keep(place.flow_name, [place.key])
 
@@ -182,6 +189,7 @@ class PathWriter:
             self._store.metadata.delete(*place)
         else:
             self._store.metadata.save(place.task, place.attempt, {place.name: text}, overwrite=True)
+            crash_point("paths-metadatum-saved")
             self._forget_files(saved.path)
 
     # Attempts
@@ -196,6 +204,7 @@ class PathWriter:
             started = layout.read_attempt_document(documents[layout.ATTEMPT])
             if started is not None:  # the usual start of a task
                 self._store.tasks.restart(task, number, started)
+                crash_point("paths-attempt-restarted")
                 self._forget_files(layout.path_of(MarkerPlace(task, number, layout.ATTEMPT)))
                 return
         # Read before the transaction, which so does not wait for it.
@@ -205,6 +214,7 @@ class PathWriter:
             if understood.documents != now:  # another process wrote meanwhile
                 understood = self._understood(task, number, now)
             self._store.tasks.rewrite(task, number, understood.started, understood.finished)
+            crash_point("paths-attempt-rewritten")
             for name, document in now.items():
                 path = layout.path_of(MarkerPlace(task, number, name))
                 if name not in understood.kept:

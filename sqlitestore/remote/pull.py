@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidInput, RunExists
 from sqlitestore.layout import BlobPlace, MarkerPlace
@@ -175,7 +176,9 @@ class _Pull:
             registering.run(run, self._provider.paths.read([self_path(*run)]).get(self_path(*run)))
             steps = {self_path(*run, step): step for step in listing.steps}
             registering.steps(run, {steps[path]: found for path, found in self._provider.paths.read(steps).items()})
+            crash_point("pull-run-registered")
             self._pull_run_files(listing, included)
+            crash_point("pull-run-files-brought")
         for start in range(0, len(tasks), TASKS_TOGETHER):
             some = tasks[start : start + TASKS_TOGETHER]
             self._pull_tasks(run, listing, some, {place: new[place] for place in new if place[0] in set(some)}, done_at,
@@ -251,17 +254,21 @@ class _Pull:
         self._pull_blobs(run[0], [*wanted, *packages], packages, included)
         if self._dry_run:
             return
+        crash_point("pull-blobs-brought")
         amount, files = pull_files(self._tables, self.source, listing, tasks, with_something)
         self._count(amount, files)
         done_at.update({place: at for place, at in registering.done_at().items() if place not in done_at})
         writer = PulledWriter(self._tables, "", overwrite=True, done_at=done_at)
+        crash_point("pull-logs-brought")
         with self._tables.database.write():
             writer.save(
                 (layout.path_of(MarkerPlace(*place, name)), BytesIO(document))
                 for place, each in new.items()
                 for name, document in each.items()
             )
+            crash_point("pull-attempts-written")
             registering.write()
+            crash_point("pull-tasks-registered")
 
     def _pull_blobs(self, flow: str, keys: Iterable[str], packages: Iterable[str], included: Included) -> None:
         asked = list(dict.fromkeys(keys))
@@ -276,6 +283,7 @@ class _Pull:
         raw: set[str] = set()
         for some in batches([key for key in missing if key not in included.blobs], BLOBS_TOGETHER):
             raw |= self._fetch(flow, some, set(packages))
+        crash_point("pull-blobs-put")
         if raw:
             self._tables.data.keep(flow, sorted(raw))
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run
 from sqlitestore.errors import BlobNotFound, Damaged, NotFound, RunExists, Untrusted
@@ -183,8 +184,10 @@ class _Push:
         objects = Objects(self._tables)
         if not self._dry_run:
             self._push_files(records, included)
+            crash_point("push-run-files-sent")
             for provider in self._providers:
                 self.report.files += provider.write(of_run(objects, *run))
+                crash_point("push-run-registered")
             self._tags([run])
         self._blobs.send_kept(run[0], records.data)
         tasks = sorted(
@@ -243,8 +246,11 @@ class _Push:
         last = {*datas, *map(_done, datas)}
         grown = [path for task in tasks for path in paths[task] if self._has_grown(path, listing)]
         self._save_paths([path for path in new if path not in last] + grown)
+        crash_point("push-logs-sent")
         self._save({path: BytesIO(documents[path]) for path in datas})
+        crash_point("push-data-sent")
         self._save({_done(path): BytesIO(layout.DONE_DOCUMENT) for path in datas})
+        crash_point("push-done-sent")
         numbers = {task: {_number(path) for path in paths[task] if path in documents} for task in tasks}
         for step, name, artifact in records.registered.artifacts:
             numbers.get(TaskAddress(*tasks[0][:2], step, name), set()).add(artifact.attempt)
@@ -252,6 +258,7 @@ class _Push:
         parts = {task: of_task(objects, task, numbers[task], places, keys) for task in tasks}
         for provider in self._providers:
             self.report.files += provider.write_tasks(parts)
+            crash_point("push-tasks-registered")
 
     def _has_grown(self, path: str, listing: Listing) -> bool:
         """Return whether a log that is there has another size here."""

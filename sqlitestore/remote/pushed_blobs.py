@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.blobs import payload_of
 from sqlitestore.layout import BlobPlace, path_of
 from sqlitestore.path_storage.packing import PACKED, RAW, Gathered, payload_from
@@ -49,6 +50,7 @@ class PushedBlobs:
             return
         for some in batches(missing, BLOBS_TOGETHER):
             self._there.save(self._items({key: places[key] for key in some}, made, raw=raw), len(some))
+            crash_point("push-blobs-sent")
 
     def _items(self, places: Mapping[str, str], made: Mapping[str, bytes], *, raw: bool) -> Iterator[Item]:
         for key, path in places.items():
