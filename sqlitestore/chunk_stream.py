@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 from xxhash import xxh3_128_digest
@@ -31,6 +31,10 @@ SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
 INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
+
+
+Root: TypeAlias = Callable[[apsw.Connection, bytes], object]
+"""What refers to a blob, by its key, in the transaction that stores it."""
 
 
 class ChunkVanished(DataException):
@@ -141,8 +145,8 @@ class ChunkStream:
             release(connection, [ON_ITS_WAY])
             self._is_announced = False
 
-    def insert_blob(self, key: bytes, size: int) -> bool:
-        """Write the blob's row and list, False if there is a blob of that key; hold either.
+    def insert_blob(self, key: bytes, size: int, root: Root | None = None) -> bool:
+        """Write the blob's row and list, False if there is a blob of that key; hold either, and call ``root``.
 
         Raises ChunkVanished if a chunk is gone; then nothing was written.
         """
@@ -152,12 +156,16 @@ class ChunkStream:
                 crash_point("blob-held")
                 connection.execute(INSERT_BLOB, (key, size, None, None))
                 if not connection.changes():
+                    if root is not None:
+                        root(connection, key)
                     return False
                 blob_id = connection.last_insert_rowid()
                 crash_point("blob-row-inserted")
                 rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
                 connection.executemany(INSERT_CHUNK_OF, rows)
                 crash_point("blob-chunks-listed")
+                if root is not None:
+                    root(connection, key)
                 self._arrive(connection)
         except apsw.ConstraintError as error:
             raise ChunkVanished from error

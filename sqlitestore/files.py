@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sqlitestore.chunk_stream import Root
 from sqlitestore.crash_points import crash_point
 from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.database import Database
@@ -134,6 +135,15 @@ class Data:
         with self._database.write() as connection:
             connection.executemany(DROP_DATA, ((flow_name, key_of(key)) for key in keys))
             crash_point("data-rows-deleted")
+
+    def root(self, flow_name: str) -> Root:
+        """Return what makes a blob a root of the flow as soon as it is stored (see ``Blobs.put``)."""
+
+        def keep(connection: apsw.Connection, key: bytes) -> None:
+            connection.execute(INSERT_FLOW, (flow_name,))
+            connection.execute(KEEP_DATA, (flow_name, key))
+
+        return keep
 
     def keep(self, flow_name: str, keys: Iterable[str]) -> None:
         """Make the blobs roots of the flow, all in one transaction."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
@@ -28,6 +29,8 @@ MEMORY_FILES = 256
 
 PREFIX = "sqlitestore-handed-out-"
 LOCK = "lock"
+BEING_MADE = 60.0
+"""How long a folder may be without a lock file since its process is just making it, or removing it [s]."""
 
 
 class HandedOutFiles:
@@ -108,15 +111,20 @@ class _Folder:
 
 
 def _remove_left_behind(place: str) -> None:
-    """Remove folders whose process is gone. One without a lock yet is being made just now."""
+    """Remove folders whose process is gone. One without a lock is being made, or was when its process was killed."""
     if fcntl is None:
         return
     for name in os.listdir(place):
         if not name.startswith(PREFIX):
             continue
         path = os.path.join(place, name)
-        with suppress(OSError):  # somebody else's, removed meanwhile, or without a lock
-            lock = os.open(os.path.join(path, LOCK), os.O_RDWR)
+        with suppress(OSError):  # somebody else's, or removed meanwhile
+            try:
+                lock = os.open(os.path.join(path, LOCK), os.O_RDWR)
+            except FileNotFoundError:
+                if time.time() - os.stat(path).st_mtime >= BEING_MADE:
+                    shutil.rmtree(path)
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)

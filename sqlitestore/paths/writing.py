@@ -172,7 +172,9 @@ class PathWriter:
         self._put(place, write_to, keep=keep)
 
     def _put(self, place: BlobPlace, payload: Payload, *, keep: bool) -> None:
-        self._store.blobs.put([payload], [place.key])
+        # Kept in the transaction that stores it: Metaflow does not save again what is there, so nothing would keep it.
+        root = self._store.data.root(place.flow_name) if keep else None
+        self._store.blobs.put([payload], [place.key], root=root)
         crash_point("paths-blob-put")
         if keep:
             self._store.data.keep(place.flow_name, [place.key])

@@ -298,16 +298,20 @@ class _Pull:
                     "here. Bring the blob back, or pull other runs."
                 )
             there = [key for key in keys if key not in lost]
+            raw = {key for key in there if is_raw(found[places[key]].metadata)}
+            keep = self._tables.data.root(flow)
             stored = self._tables.blobs.put(
                 (
                     payload_from(lambda key=key: checked(found[places[key]], key, self.source.root))  # type: ignore[misc]
                     for key in there
                 ),
                 there,
+                # At once: a blob that is there is not brought again, so nothing would keep it after a crash.
+                root=lambda connection, key: keep(connection, key) if key.hex() in raw else None,
             )
             self._count(sum(each.size for each in stored), 0)
             self.report.blobs -= len(lost)
-            return {key for key in there if is_raw(found[places[key]].metadata)}
+            return raw
 
     def _small_blobs(self, flow: str, keys: Sequence[str]) -> dict[str, bytes]:
         places = {layout.path_of(BlobPlace(flow, key)): key for key in keys}
