@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import apsw
 from xxhash import xxh3_128, xxh3_128_digest
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
 from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, Root, check_equal
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import apsw
 from xxhash import xxh3_128_digest
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import codecs
 from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
 from sqlitestore.holds import ON_ITS_WAY, hold, hold_at_least_once, release

@@ -14,9 +14,9 @@ from typing import Any
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import schema
 from sqlitestore.connections import Connections, Handle
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
     Damaged,
     DataException,

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.chunk_stream import Root
 from sqlitestore.crash_points import crash_point
-from sqlitestore.blobs import Blobs, Payload, key_of
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
 from sqlitestore.holds import release

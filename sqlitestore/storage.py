@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore.blobs import Payload
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import TaskNotFound
 from sqlitestore.location import resolve_root

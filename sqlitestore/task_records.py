@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
 from sqlitestore.holds import release

@@ -12,9 +12,9 @@ from io import BufferedIOBase, BytesIO, RawIOBase
 from types import FunctionType, MethodType
 from typing import Any, BinaryIO, cast
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import preview
 from sqlitestore.blobs import Payload
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
     AttemptDone,
     DataException,

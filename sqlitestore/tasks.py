@@ -15,9 +15,9 @@ import apsw
 import msgpack
 from xxhash import xxh3_128_digest
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import preview
 from sqlitestore.blobs import key_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
 from sqlitestore.holds import release

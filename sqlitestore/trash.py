@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import NotFound, RunExists
 from sqlitestore.schema import RUNS_COME_AND_GO

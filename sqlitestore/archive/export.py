@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run, write_run
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound
 from sqlitestore.maintenance.info import identity

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.archive.export import select
 from sqlitestore.archive.records import (
@@ -25,6 +24,7 @@ from sqlitestore.archive.records import (
     write_run,
 )
 from sqlitestore.blobs import sha1_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import Damaged, InvalidInput
 from sqlitestore.files import FileRecord
 from sqlitestore.model import check_attempt, check_name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore.archive.export import select
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidPathspec
 from sqlitestore.tables import tables_of
 

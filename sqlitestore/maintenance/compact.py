@@ -14,8 +14,8 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import DiskFull, Refused, StoreReadOnly
 from sqlitestore.holds import LONGEST_HOLD, LONGEST_WAY, ON_ITS_WAY

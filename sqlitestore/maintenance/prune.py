@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound, Refused
 from sqlitestore.maintenance.purge import Purged, purge
 from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, unneeded

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore.blobs import INLINE
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, some_of
 from sqlitestore.pragmas import size_of_free_pages

@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 
 import apsw
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import schema
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import NotAStore, StoreMissing
 from sqlitestore.maintenance.carving import Carver
 from sqlitestore.maintenance.page_file import PageFile

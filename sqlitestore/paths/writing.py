@@ -17,9 +17,9 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.model import TaskAddress

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import Damaged
 from sqlitestore.model import TaskAddress
 from sqlitestore.path_storage.paths import Item, Paths, batches

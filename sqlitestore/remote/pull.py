@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidInput, RunExists
 from sqlitestore.layout import BlobPlace, MarkerPlace
 from sqlitestore.model import TaskAddress

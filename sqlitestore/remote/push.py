@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from sqlitestore.crash_points import crash_point
 from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import BlobNotFound, Damaged, NotFound, RunExists, Untrusted
 from sqlitestore.layout import LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.model import TaskAddress
@@ -30,7 +30,7 @@ from sqlitestore.remote.metaflow_storages import as_storage
 from sqlitestore.remote.places import Place
 from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pull import END, RUNS_TOGETHER, SETTLED, TASKS_TOGETHER, same_but_included
-from sqlitestore.remote.pushed_blobs import PushedBlobs, item_of
+from sqlitestore.remote.pushed_blobs import PushedBlobs, has_metadata, item_of
 from sqlitestore.remote.report import Report
 from sqlitestore.tables import Tables, tables_of
 from sqlitestore.task_records import OF_THE_TASK
@@ -274,7 +274,10 @@ class _Push:
         """Send a run's cards, and the files that its artifacts name."""
         paths = {each.path: each.path for each in records.files if each.path.startswith(f"{layout.CARDS}/")}
         paths |= {f"{layout.INCLUDED}/{tail}": f"{DATATOOLS}/{tail}" for tail in included.files}
-        there = self._there.have(paths.values())
+        with_metadata = {
+            paths[each.path] for each in records.files if each.path in paths and has_metadata(each.metadata)
+        }
+        there = self._there.have(paths.values()) | self._there.have_whole(with_metadata)
         self._save_paths([path for path in paths if not there[paths[path]]], paths)
 
     def _save_paths(self, paths: Sequence[str], places: Mapping[str, str] | None = None) -> None:

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import crash_points_of_metaflow
+from crash_points_of_metaflow import FILE_WRITTEN, follow_files
 from crash_states import Unit
 from crash_trials import Scenario, by_unit
 from crash_upkeep import fill
@@ -110,9 +111,9 @@ def handing_out(folder: str) -> Steps:
 
 def no_folder_is_left(_folder: str) -> None:
     """No folder of a process that was killed stays in memory."""
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else ""
     mine = f"sqlitestore-handed-out-{os.getpid()}-"
-    assert not place or not [name for name in os.listdir(place) if name.startswith(mine)]
+    places = [place for place in (Path("/", "dev", "shm"), Path(tempfile.gettempdir())) if place.is_dir()]
+    assert not [path for place in places for path in place.glob(f"{mine}*")]
 
 
 def providing(folder: str) -> Steps:
@@ -172,10 +173,14 @@ def registered_runs(folder: str) -> None:
         fill(flow, "1", "2")
         for run in ("1", "2"):
             save_task(flow, run, "end", "9", large=LARGE, small=run)
+            card = f"mf.cards/{FLOW}/runs/{run}/noted.html"
+            flow._storage_impl.save_file(card, payload_of(b"<html>"), '{"made": 1}')
             flow._storage_impl.put_blobs(FLOW, [payload_of(PACKAGE)], keys=[PACKAGE_KEY], keep=True)
             tables.registrations.add_task(FLOW, run, "end", "9", "ada", TIME)
             for task, step in (("1", "a"), ("2", "a"), ("3", "a"), ("9", "end")):
-                package = json.dumps({"ds_type": "sqlite", "sha": PACKAGE_KEY, "location": f"{FLOW}/data/{PACKAGE_KEY}"})
+                package = json.dumps(
+                    {"ds_type": "sqlite", "sha": PACKAGE_KEY, "location": f"{FLOW}/data/{PACKAGE_KEY}"}
+                )
                 fields = {"attempt": "0", "ds-type": "sqlite", "ds-root": ".", "attempt-done": "0"}
                 fields |= {"code-package": package}
                 tables.registrations.add_metadata(
@@ -193,7 +198,7 @@ def pushing(folder: str) -> Steps:
     """Push all runs into the folder, and look whether Metaflow has all of each."""
     from sqlitestore.remote.push import push
 
-    crash_points_of_metaflow.install()
+    follow_files()
     with opened(folder) as flow:
         report = push(flow, folder)
         assert not report.problems, report.problems
@@ -247,9 +252,7 @@ def pulling(folder: str) -> Steps:
     with opened(folder) as flow:
         report = pull(flow, folder)
         assert not report.problems, report.problems
-        yield {
-            attempt(run, "end", "9"): {"large": LARGE, "small": run} for run in ("1", "2")
-        } | {
+        yield {attempt(run, "end", "9"): {"large": LARGE, "small": run} for run in ("1", "2")} | {
             (DB, "registered run", FLOW, "1"): '["mine"] ["user:ada"] 0',
             (DB, "registered run", FLOW, "2"): '["mine"] ["user:ada"] 0',
             (DB, "data", FLOW, PACKAGE_KEY): "there",
@@ -261,6 +264,8 @@ def attempt_may_be_known(unit: Unit, value: Any) -> bool:
     return unit[1] == "attempt" and value == (False, False, ())
 
 
+METAFLOW = ("metaflow", "metaflow.plugins.datastores.local_storage", "metaflow.metadata_provider")
+
 PLUG_IN = (
     Scenario(
         "Metaflow writes by paths",
@@ -271,6 +276,7 @@ PLUG_IN = (
             "paths-metadatum-saved", "rewrite-artifacts-deleted", "rewrite-restarted",
         ),
         together=by_unit,
+        imports=METAFLOW,
     ),
     Scenario(
         "files are handed out",
@@ -278,24 +284,27 @@ PLUG_IN = (
         ("handed-out-in-memory", "handed-out-as-file", "handed-out-folder-made", "handed-out-folder-removed"),
         with_task,
         final=no_folder_is_left,
+        imports=METAFLOW,
     ),
     Scenario(
         "Metaflow registers",
         providing,
         ("provider-task-made", "provider-task-known", "tags-updated", "metadatum-registered", "artifacts-registered"),
         together=calls_apart,
+        imports=METAFLOW,
     ),
     Scenario(
         "push",
         pushing,
         (
             "push-blobs-sent", "push-run-files-sent", "push-run-registered", "push-logs-sent", "push-data-sent",
-            "push-done-sent", "push-documents-written", "push-tasks-registered", "metaflow-file-written",
+            "push-done-sent", "push-documents-written", "push-tasks-registered", FILE_WRITTEN,
         ),
         registered_runs,
         by_unit,
         looks=what_is_done_is_whole,
         final=metaflow_loads_it,
+        imports=METAFLOW,
     ),
     Scenario(
         "pull",
@@ -307,5 +316,6 @@ PLUG_IN = (
         a_folder_of_runs,
         by_unit,
         attempt_may_be_known,
+        imports=METAFLOW,
     ),
 )  # fmt: skip

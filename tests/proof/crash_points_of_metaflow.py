@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from metaflow.plugins.datastores.local_storage import LocalStorage
-
 from sqlitestore.crash_points import crash_point
 
 FILE_WRITTEN = "metaflow-file-written"
 
 
-def install() -> None:
+def follow_files() -> None:
     """Have each file that Metaflow writes followed by such a place, in this process."""
+    from metaflow.plugins.datastores.local_storage import LocalStorage
+
     write = LocalStorage.__dict__["_atomic_write"].__func__
     if getattr(write, "is_followed", False):
         return

@@ -151,7 +151,9 @@ def _units(connection: apsw.Connection) -> Iterator[tuple[Unit, Any]]:
                 if runs[run]:
                     yield (kind, *runs[run], *rest), value
     if "trash" in tables:
-        of_trash = "SELECT f.name, t.name, t.purging FROM trash t JOIN run r ON r.id = t.run JOIN flow f ON f.id = r.flow"
+        of_trash = (
+            "SELECT f.name, t.name, t.purging FROM trash t JOIN run r ON r.id = t.run JOIN flow f ON f.id = r.flow"
+        )
         for flow, name, purging in connection.execute(of_trash).fetchall():
             yield ("trash", flow, name), "purging" if purging else "whole"
     for path, key, metadata in connection.execute(

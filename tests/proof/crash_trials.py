@@ -8,6 +8,7 @@ it, units that belong together say the same of the two, and nothing says anythin
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import shutil
@@ -74,6 +75,8 @@ class Scenario:
     between: Callable[[Unit, Any], bool] = never
     final: Callable[[str], object] = lambda folder: None
     looks: Callable[[str], object] = lambda folder: None
+    imports: tuple[str, ...] = ()
+    """What takes long to import, before any child is made."""
 
 
 class Killed(NamedTuple):
@@ -99,6 +102,8 @@ class Trial:
     def made(cls, scenario: Scenario, folder: str, patch: Patch = nothing) -> Trial:
         """Prepare the folder, and do the work once."""
         trial = cls(scenario, folder, patch)
+        for module in scenario.imports:
+            importlib.import_module(module)
         os.makedirs(trial.before)
         pid = _fork(lambda: scenario.prepare(trial.before))
         _wait(pid, f"{scenario.name}: preparing")
@@ -204,8 +209,7 @@ class Trial:
             found = self._seen()
             self._compare(found, steps)
             self.scenario.looks(self._copy)
-            _wait(_fork(lambda: _check_product(self._copy)), "looking with the package")
-            _wait(_fork(self._again), "doing it again")
+            _wait(_fork(self._again), "looking with the package, and doing it again")
             found = state_of(self.work)
             assert found == self.states[-1], _difference(found, self.states[-1])
             assert names_in(self.work) == self.names
@@ -214,6 +218,7 @@ class Trial:
             raise AssertionError(f"{where}: {error}") from error
 
     def _again(self) -> None:
+        _check_product(self._copy)
         _small_batches()
         self.patch()
         for _ in self.scenario.work(self.work):
@@ -227,7 +232,9 @@ class Trial:
             was, will, value = before.get(unit), after.get(unit), found.get(unit)
             side = "before" if value == was else "after" if value == will else ""
             if not side:
-                assert self.scenario.between(unit, value), f"{unit} is {value!r:.300}, not {was!r:.300} or {will!r:.300}"
+                assert self.scenario.between(unit, value), (
+                    f"{unit} is {value!r:.300}, not {was!r:.300} or {will!r:.300}"
+                )
             elif was != will:
                 sides.setdefault(self.scenario.together(unit), set()).add(side)
         torn = {group for group, of_group in sides.items() if len(of_group) > 1}
@@ -253,9 +260,7 @@ def _check_promise(promised: dict[Unit, Any], before: State, after: State, folde
 
 
 def _difference(found: State, expected: State) -> str:
-    units = sorted(
-        (unit for unit in found.keys() | expected.keys() if found.get(unit) != expected.get(unit)), key=str
-    )
+    units = sorted((unit for unit in found.keys() | expected.keys() if found.get(unit) != expected.get(unit)), key=str)
     return "; ".join(f"{unit} is {found.get(unit)!r:.200}, not {expected.get(unit)!r:.200}" for unit in units[:4])
 
 

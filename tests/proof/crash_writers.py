@@ -221,7 +221,10 @@ def registrations(folder: str) -> Steps:
         yield {(DB, "registered run", FLOW, "7"): '["b"] ["user:ada"] 0'}
         if not registered.tasks(FLOW, "7"):
             assert registered.new_task_id(FLOW, "7", "start", None, TIME) == "0"
-        yield {(DB, "registered task", FLOW, "7", "start", "0"): "there", (DB, "registered step", FLOW, "7", "start"): ...}
+        yield {
+            (DB, "registered task", FLOW, "7", "start", "0"): "there",
+            (DB, "registered step", FLOW, "7", "start"): ...,
+        }
         registered.add_task(FLOW, "7", "end", "named", None, TIME)
         yield {(DB, "registered task", FLOW, "7", "end", "named"): "there"}
         if not registered.metadata(FLOW, "7", [("start", "0")]):
