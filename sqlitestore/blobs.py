@@ -19,7 +19,8 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
-from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, check_equal
+from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, Root, check_equal
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked
@@ -89,22 +90,26 @@ class Blobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, payloads: Iterable[Payload], keys: Iterable[str] = ()) -> list[StoredBlob]:
+    def put(
+        self, payloads: Iterable[Payload], keys: Iterable[str] = (), *, root: Root | None = None
+    ) -> list[StoredBlob]:
         """Store each payload once; return keys and sizes in order, duplicates included.
 
         Blobs are keyed by xxh3-128, or by the ``keys`` given (one a payload, checked against the bytes: InvalidKey).
         The iterable may run any code: no transaction is open while it does. If it raises, blobs of earlier
         transactions stay, referenced by nothing and so harmless.
 
-        Each blob is held (see ``holds``) until the transaction that references it releases it.
+        Each blob is held (see ``holds``) until the transaction that references it releases it. With ``root`` something
+        refers to it as soon as it is there, also if this process ends at once: for callers who will not put again what
+        is there.
         """
         self._database.check_open()
         stored: list[StoredBlob] = []
-        small = _SmallBatch(self, self._database)
+        small = _SmallBatch(self, self._database, root)
         given = iter(keys)
         try:
             for payload in payloads:
-                writer = self._write(payload, next(given, None))
+                writer = self._write(payload, next(given, None), root)
                 stored.append(StoredBlob(writer.key.hex(), writer.size))
                 if writer.small is not None:
                     small.add(writer.key, writer.small)
@@ -121,10 +126,11 @@ class Blobs:
         """Let go of blobs that were put and will not be referenced; each key once."""
         with self._database.write() as connection:
             release(connection, map(key_of, keys))
+            crash_point("unused-blobs-released")
 
-    def _write(self, payload: Payload, key: str | None) -> BlobWriter:
+    def _write(self, payload: Payload, key: str | None, root: Root | None) -> BlobWriter:
         for _ in range(10):
-            writer = BlobWriter(self._database, None if key is None else key_of(key))
+            writer = BlobWriter(self._database, None if key is None else key_of(key), root)
             try:
                 payload(writer)
                 writer.finish()
@@ -239,6 +245,7 @@ class Blobs:
                     connection.execute(DELETE_BLOB, (key_of(key),))
                 except apsw.ConstraintError:
                     continue  # something else has the same content
+                crash_point("discarded-blob-deleted")
                 connection.executemany(DELETE_CHUNK, chunks)
 
     def _reader(self, key: str, row: tuple[Any, ...]) -> BlobReader:
@@ -268,9 +275,10 @@ class BlobWriter:
     ``small`` holds the bytes of a blob that fits in its row (the caller inserts it, many at once), else None.
     """
 
-    def __init__(self, database: Database, expected: bytes | None = None) -> None:
+    def __init__(self, database: Database, expected: bytes | None = None, root: Root | None = None) -> None:
         self._database = database
         self._expected = expected
+        self._root = root
         self._gathered = bytearray()
         self._stream: ChunkStream | None = None
         self.size = 0
@@ -318,8 +326,9 @@ class BlobWriter:
         else:
             self.key = self._stream.finish_chunks()
             self._check_key()
-            if not self._stream.insert_blob(self.key, self.size):
+            if not self._stream.insert_blob(self.key, self.size, self._root):
                 self._compare(self._stream)
+                crash_point("known-blob-compared")
                 self._stream.undo()  # the stored blob may be cut otherwise, and does not need our chunks
 
     def undo(self) -> None:
@@ -350,9 +359,10 @@ class BlobWriter:
 class _SmallBatch:
     """Small blobs on their way in, a transaction for many."""
 
-    def __init__(self, blobs: Blobs, database: Database) -> None:
+    def __init__(self, blobs: Blobs, database: Database, root: Root | None) -> None:
         self._blobs = blobs
         self._database = database
+        self._root = root
         self._waiting: dict[bytes, bytes] = {}
         self.times: Counter[bytes] = Counter()
         """How often each blob that waits is to be held."""
@@ -376,7 +386,12 @@ class _SmallBatch:
         rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
         with self._database.write() as connection:
             new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
+            crash_point("small-blobs-inserted")
             hold(connection, self.times)
+            if self._root is not None:
+                for key in self._waiting:
+                    self._root(connection, key)
+        crash_point("small-blobs-committed")
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
         self.times = Counter()
         if len(new) < len(waiting):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 from xxhash import xxh3_128_digest
@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 from sqlitestore import codecs
 from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
 from sqlitestore.holds import ON_ITS_WAY, hold, hold_at_least_once, release
@@ -30,6 +31,10 @@ SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
 INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
+
+
+Root: TypeAlias = Callable[[apsw.Connection, bytes], object]
+"""What refers to a blob, by its key, in the transaction that stores it."""
 
 
 class ChunkVanished(DataException):
@@ -110,11 +115,14 @@ class ChunkStream:
         inserted = []
         with self._database.write() as connection:
             self._announce(connection)
+            crash_point("chunks-announced")
             for row in self._rows:
                 connection.execute(INSERT_CHUNK, row)
                 if connection.changes():
                     found[row[0]] = connection.last_insert_rowid()
                     inserted.append(found[row[0]])
+            crash_point("chunks-inserted")
+        crash_point("chunks-committed")
         self._inserted += inserted
         for digest, (data, positions) in self._waiting.items():
             chunk_id = found.get(digest) or self._find(digest, data)  # another process was faster
@@ -137,23 +145,31 @@ class ChunkStream:
             release(connection, [ON_ITS_WAY])
             self._is_announced = False
 
-    def insert_blob(self, key: bytes, size: int) -> bool:
-        """Write the blob's row and list, False if there is a blob of that key; hold either.
+    def insert_blob(self, key: bytes, size: int, root: Root | None = None) -> bool:
+        """Write the blob's row and list, False if there is a blob of that key; hold either, and call ``root``.
 
         Raises ChunkVanished if a chunk is gone; then nothing was written.
         """
         try:
             with self._database.write() as connection:
                 hold(connection, {key: 1})
+                crash_point("blob-held")
                 connection.execute(INSERT_BLOB, (key, size, None, None))
                 if not connection.changes():
+                    if root is not None:
+                        root(connection, key)
                     return False
                 blob_id = connection.last_insert_rowid()
+                crash_point("blob-row-inserted")
                 rows = ((blob_id, position, chunk) for position, chunk in enumerate(self._order))
                 connection.executemany(INSERT_CHUNK_OF, rows)
+                crash_point("blob-chunks-listed")
+                if root is not None:
+                    root(connection, key)
                 self._arrive(connection)
         except apsw.ConstraintError as error:
             raise ChunkVanished from error
+        crash_point("blob-committed")
         return True
 
     def is_made_of(self, chunks: list[int]) -> bool:
@@ -170,9 +186,11 @@ class ChunkStream:
         if self._is_announced:
             with self._database.write() as connection:
                 self._arrive(connection)
+            crash_point("undo-released")
         for start in range(0, len(inserted), 1000):
             with self._database.write() as connection:
                 connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
+            crash_point("undo-chunks-deleted")
 
 
 def check_equal(digest: bytes, stored: bytes, data: bytes) -> None:

@@ -16,6 +16,7 @@ import apsw
 
 from sqlitestore import schema
 from sqlitestore.connections import Connections, Handle
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
     Damaged,
     DataException,
@@ -204,6 +205,8 @@ class Database:
             else:
                 with self._connections.writers, self._transaction(handle, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
                     yield handle.connection
+                    crash_point("before-commit")
+                crash_point("after-commit")
 
     def alone(self, work: Callable[[apsw.Connection], object]) -> None:
         """Run what SQLite takes in no transaction (VACUUM, a checkpoint); never inside of one."""
@@ -260,12 +263,15 @@ class Database:
                 choose_page_size(connection)
                 if self._create and not os.path.getsize(self._real_path):
                     let_the_file_shrink(connection)
+            crash_point("file-opened")
             create = self._kind if self._create else None
             kind = schema.prepare(connection, self.path, writable=writable, create=create)
             self.format = int(connection.pragma("user_version"))
             if writable:
                 journal_mode = self._journal_mode or self._default_journal_mode(connection, kind)
+                crash_point("before-journal-mode")
                 set_journal_mode(connection, journal_mode)
+                crash_point("after-journal-mode")
                 set_synchronous(connection, "extra" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
             check_length(connection, self._real_path)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import apsw
 
 from sqlitestore.blobs import Blobs, Payload, key_of
+from sqlitestore.chunk_stream import Root
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
 from sqlitestore.holds import release
@@ -58,6 +60,7 @@ class Files:
         if not overwrite and self.find(path):
             return
         [stored] = self._blobs.put([payload])
+        crash_point("file-bytes-put")
         digest = digest_of(path, key_of(stored.key), stored.size, metadata)
         with self._database.write() as connection:
             if not overwrite and connection.execute(SELECT_FILE, (path,)).fetchone():
@@ -66,6 +69,7 @@ class Files:
             connection.execute(UPSERT_FILE, (path, stored.size, metadata, digest, key_of(stored.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The file {path!r} was pruned while it was saved; save it again.")
+            crash_point("file-row-written")
             release(connection, [key_of(stored.key)])
 
     def find(self, path: str) -> tuple[str, int, str | None] | None:
@@ -111,6 +115,7 @@ class Files:
         """Remove a file's name; its blob stays until the file is compacted. A file that is not there is fine."""
         with self._database.write() as connection:
             connection.execute(DELETE_FILE, (path,))
+            crash_point("file-row-deleted")
 
 
 class Data:
@@ -129,13 +134,25 @@ class Data:
         """Let go of blobs that were kept for the flow; they go when the file is pruned, unless something needs them."""
         with self._database.write() as connection:
             connection.executemany(DROP_DATA, ((flow_name, key_of(key)) for key in keys))
+            crash_point("data-rows-deleted")
+
+    def root(self, flow_name: str) -> Root:
+        """Return what makes a blob a root of the flow as soon as it is stored (see ``Blobs.put``)."""
+
+        def keep(connection: apsw.Connection, key: bytes) -> None:
+            connection.execute(INSERT_FLOW, (flow_name,))
+            connection.execute(KEEP_DATA, (flow_name, key))
+
+        return keep
 
     def keep(self, flow_name: str, keys: Iterable[str]) -> None:
         """Make the blobs roots of the flow, all in one transaction."""
         with self._database.write() as connection:
             connection.execute(INSERT_FLOW, (flow_name,))
+            crash_point("data-flow-made")
             for key in keys:
                 connection.execute(KEEP_DATA, (flow_name, key_of(key)))
                 if not connection.changes() and not connection.execute(HAS_BLOB, (key_of(key),)).fetchone():
                     raise BlobNotFound(f"The blob {key} was pruned while it was saved; save it again.")
+                crash_point("data-row-inserted")
                 release(connection, [key_of(key)])

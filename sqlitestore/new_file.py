@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import FileExists, StoreMissing
 
 PARTIAL = ".partial"
@@ -24,26 +25,30 @@ def new_file(path: str, *, replace: bool = False) -> Iterator[str]:
     ``replace``: then an old file is there until the new one is whole), and StoreMissing if there is no folder for it.
     """
     folder, name = os.path.split(path)
-    if os.path.lexists(path) and not replace:
-        raise _exists(path)
     if not os.path.isdir(folder or "."):
         raise StoreMissing(f"There is no folder {folder} to make {name} in; make it, or give another path.")
-    _remove_abandoned(folder or ".", name)
+    _remove_abandoned(folder or ".", name)  # first: the process may have been killed when the file had just its name
+    if os.path.lexists(path) and not replace:
+        raise _exists(path)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
     lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        crash_point("new-file-made")
         _lock(lock)
+        crash_point("new-file-locked")
         yield temporary
+        crash_point("new-file-filled")
         _sync(temporary)
+        crash_point("new-file-synced")
         if replace:
             os.replace(temporary, path)
         else:
             _name(temporary, path)
+        crash_point("new-file-named")
         _sync(folder or ".")
+        crash_point("new-file-folder-synced")
     finally:
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            with suppress(OSError):
-                os.unlink(temporary + suffix)
+        _unlink(temporary)
         os.close(lock)
 
 
@@ -86,6 +91,14 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+def _unlink(temporary: str) -> None:
+    """Remove a hidden file, and first what SQLite may have put beside it: by the file itself it is found again."""
+    for suffix in ("-journal", "-wal", "-shm", ""):
+        with suppress(OSError):
+            os.unlink(temporary + suffix)
+            crash_point("new-file-unlinked")
+
+
 def _remove_abandoned(folder: str, name: str) -> None:
     for found in os.listdir(folder):
         if not (found.startswith(f".{name[:100]}.") and found.endswith(PARTIAL)):
@@ -95,6 +108,6 @@ def _remove_abandoned(folder: str, name: str) -> None:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 if _lock(descriptor):
-                    os.unlink(path)
+                    _unlink(path)
             finally:
                 os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
 from sqlitestore.model import Attempt
@@ -149,6 +150,7 @@ class Registrations:
 
     def _insert_run(self, connection: apsw.Connection, flow: str, run: RegisteredRun) -> bool:
         row = run_id(connection, flow, run.name, create=True)
+        crash_point("registered-run-named")
         tags, system_tags = _json_tags(run.tags), _json_tags(run.system_tags)
         values = (run.user_name, run.ts_epoch, tags, system_tags, run.task_ids)
         connection.execute(INSERT_RUN, (row, *values, digest_of(flow, run.name, *values)))
@@ -174,6 +176,7 @@ class Registrations:
             tags = frozenset(change(found.tags, found.system_tags))
             if tags != found.tags:
                 self._update_run(connection, flow, found._replace(tags=tags))
+                crash_point("tags-updated")
         return tags
 
     def _update_run(self, connection: apsw.Connection, flow: str, run: RegisteredRun) -> None:
@@ -202,6 +205,7 @@ class Registrations:
             number = found.task_ids
             while not self._insert_task(connection, flow, run, RegisteredTask(step, str(number), user, ts_epoch)):
                 number += 1  # somebody chose this name for a task
+            crash_point("task-id-taken")
             self._update_run(connection, flow, found._replace(task_ids=number + 1))
         return str(number)
 
@@ -215,6 +219,7 @@ class Registrations:
         row = run_id(connection, flow, run)
         step_values = (task.step, task.user_name, task.ts_epoch)
         connection.execute(INSERT_STEP, (row, *step_values, digest_of(flow, run, *step_values)))
+        crash_point("step-registered")
         connection.execute(INSERT_TASK, (row, *task, digest_of(flow, run, *task)))
         return bool(connection.changes())
 
@@ -254,6 +259,7 @@ class Registrations:
                 [(position,)] = connection.execute(NEXT_POSITION, (row, step, task)).fetchall()
                 fields = (step, task, position, *values)
                 connection.execute(INSERT_METADATUM, (row, *fields, digest_of(flow, run, *fields)))
+                crash_point("metadatum-registered")
 
     def metadata(
         self, flow: str, run: str, tasks: Iterable[tuple[str, str]], field_name: str | None = None
@@ -278,6 +284,7 @@ class Registrations:
         with self._database.write() as connection:
             row = run_id(connection, flow, run, create=True)
             connection.executemany(INSERT_ARTIFACT, [(row, *fields, digest_of(flow, run, *fields)) for fields in rows])
+            crash_point("artifacts-registered")
 
     # All of a run
 

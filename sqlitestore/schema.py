@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import apsw
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import Damaged, NewerFormat, NotAStore, StoreUnavailable
 
 APPLICATION_ID = 0x53714C73
@@ -255,6 +256,7 @@ def _to_format_2(connection: apsw.Connection) -> None:
 def _to_format_3(connection: apsw.Connection) -> None:
     for statement in NEW_IN_FORMAT_3.values():
         connection.execute(statement)
+    crash_point("migration-tables-made")
     connection.execute(DISTRUST_ARCHIVE)
 
 
@@ -287,12 +289,14 @@ def prepare(connection: apsw.Connection, path: str, *, writable: bool, create: s
         with _exclusive(connection):
             if _is_empty(connection):  # nobody was faster
                 create_tables(connection, create)
+        crash_point("tables-committed")
     if _is_empty(connection):
         raise NotAStore(f"{path} is empty; a store is made by opening it where it can be written.")
     found = check_identity(connection, path)
     if writable and found < NEWEST_FORMAT:
         with _exclusive(connection):
             migrate(connection, int(connection.pragma("user_version")))
+        crash_point("migration-committed")
         found = NEWEST_FORMAT
     check_tables(connection, path, found)
     kinds = connection.execute(SELECT_KIND).fetchall()
@@ -307,16 +311,21 @@ def create_tables(connection: apsw.Connection, kind: str = LIVE) -> None:
 
     for statement in SCHEMAS[NEWEST_FORMAT].values():
         connection.execute(statement)
+    crash_point("tables-made")
     connection.execute(INSERT_STORE, (str(uuid4()), kind, time.time(), writer()))
     connection.pragma("application_id", APPLICATION_ID)
+    crash_point("tables-identified")
     connection.pragma("user_version", NEWEST_FORMAT)
+    crash_point("tables-versioned")
 
 
 def migrate(connection: apsw.Connection, found: int) -> None:
     """Bring the tables from format ``found`` to the newest, inside a transaction of the caller."""
     for step in range(found, NEWEST_FORMAT):
         MIGRATIONS[step](connection)
+        crash_point("migration-step-done")
     connection.pragma("user_version", NEWEST_FORMAT)
+    crash_point("migration-versioned")
 
 
 def writer() -> str:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar
 
 from sqlitestore.blobs import Payload
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import TaskNotFound
 from sqlitestore.location import resolve_root
@@ -222,6 +223,7 @@ class SQLiteStorage(DataStoreStorage):
     ) -> list[StoredBlob]:
         """See the contract."""
         stored = self._blobs.put(payloads, keys)
+        crash_point("blobs-put")
         if keep:
             self._data.keep(flow_name, (blob.key for blob in stored))
         return stored

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import apsw
 
 from sqlitestore.blobs import Blobs, Payload, key_of, payload_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged, StoreBusy
 from sqlitestore.holds import release
@@ -111,6 +112,7 @@ class TaskMetadata:
                     for name, value in values.items()
                 ],
             )
+            crash_point("task-metadata-inserted")
 
     def load(self, task: TaskAddress, attempt: int | None) -> dict[str, str]:
         """Return all JSON texts of the attempt (None: of the task itself) by name. Raises Damaged."""
@@ -188,6 +190,7 @@ class Logs:
             if kept and not read.read(1):
                 return
             [stored] = self._blobs.put([_rest_of(read, start + written)])
+            crash_point("log-bytes-put")
             if self._insert(task, attempt, source, stream, kept, stored, [part.digest for part in parts]):
                 return
             self._blobs.release([stored.key])
@@ -196,6 +199,7 @@ class Logs:
     def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
         """Store ``text`` as the log; take the old bytes out of the file, unless something else has the same."""
         [stored] = self._blobs.put([payload_of(text)])
+        crash_point("scrubbed-log-put")
         parts: list[_Part] = []
         for _ in range(100):
             parts = self._parts(task, attempt, source, stream)
@@ -203,6 +207,7 @@ class Logs:
                 break
         else:
             raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
+        crash_point("scrubbed-log-replaced")
         self._blobs.discard({part.key for part in parts} - {stored.key})
 
     def delete(self, task: TaskAddress, attempt: int, source: str, stream: str) -> None:
@@ -210,6 +215,7 @@ class Logs:
         bindings = (source, stream, task.step_name, task.task_id, attempt, task.flow_name, task.run_id)
         with self._database.write() as connection:
             connection.execute(DELETE_LOG_OF, bindings)
+            crash_point("log-deleted")
 
     def load(self, task: TaskAddress, attempt: int, source: str, stream: str) -> bytes | None:
         """Return the whole log, None if there is none. Raises Damaged."""
@@ -291,9 +297,11 @@ class Logs:
                 return False
             if part == 0:
                 connection.execute(DELETE_LOG, (row, source, stream))
+                crash_point("log-parts-deleted")
             connection.execute(INSERT_PART, (row, source, stream, part, blob.size, digest, key_of(blob.key)))
             if not connection.changes():
                 raise BlobNotFound(f"The log {source}/{stream} of {task.pathspec} was pruned meanwhile; save it again.")
+            crash_point("log-part-inserted")
             release(connection, [key_of(blob.key)])
         return True
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from sqlitestore import preview
 from sqlitestore.blobs import Payload
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
     AttemptDone,
     DataException,
@@ -42,6 +43,7 @@ class TaskDataStoreWriter(TaskDataStore):
         """Start the attempt: from now on it is the task's latest. Raises AttemptDone."""
         self._check_not_done()
         self._storage_impl.start_attempt(self._task, self._number("init_task"), time.time())
+        crash_point("attempt-started")
 
     def save_artifacts(self, artifacts_iter: Iterable[tuple[str, Any]], len_hint: int = 0) -> None:
         """Save the ``(name, object)`` pairs that ``artifacts_iter`` yields, each before the next is asked for.
@@ -60,6 +62,7 @@ class TaskDataStoreWriter(TaskDataStore):
             raise InvalidType("save_artifacts takes (name, object) pairs; of a mapping, pass its items().")
         infos: list[tuple[str, dict[str, Any]]] = []
         stored = self._storage_impl.put_blobs(self._task.flow_name, self._payloads(artifacts_iter, infos))
+        crash_point("artifacts-put")
         for (name, info), blob in zip(infos, stored, strict=True):
             info["size"] = blob.size
             self._objects[name] = blob.key
@@ -113,6 +116,7 @@ class TaskDataStoreWriter(TaskDataStore):
                 for name, key in self._objects.items()
             }
             self._storage_impl.finish_attempt(self._task, number, artifacts, time.time())
+            crash_point("attempt-done")
             self._finished = True
         if self._metadata:
             self._register(number)
@@ -121,6 +125,7 @@ class TaskDataStoreWriter(TaskDataStore):
     def _register(self, number: int) -> None:
         attempt_done = MetaDatum("attempt-done", str(number), "attempt-done", [f"attempt_id:{number}"])
         self._metadata.register_metadata(*self._task[1:], [attempt_done])
+        crash_point("attempt-done-registered")
         root = self._storage_impl.datastore_root
         artifacts = [
             DataArtifact(name, self.TYPE, root, None, self._info[name]["encoding"], key)
@@ -139,6 +144,7 @@ class TaskDataStoreWriter(TaskDataStore):
         self._objects = dict(origin._objects)
         self._info = dict(origin._info)
         self._storage_impl.hold_blobs(self._task.flow_name, list(self._objects.values()))
+        crash_point("clone-held")
 
     def passdown_partial(self, origin: TaskDataStore, variables: Iterable[str]) -> None:
         """Take over the named artifacts of ``origin`` without loading them; names that it lacks are passed over.
@@ -155,6 +161,7 @@ class TaskDataStoreWriter(TaskDataStore):
             self._objects[name] = key
             self._info[name] = origin._info[name]
         self._storage_impl.hold_blobs(self._task.flow_name, list(taken.values()))
+        crash_point("passed-down-held")
 
     def transfer_artifacts(self, other_datastore: TaskDataStore, names: Iterable[str] | None = None) -> None:
         """Copy blobs of another store's task (all, or those of the named artifacts) that are missing in this store."""
@@ -168,6 +175,7 @@ class TaskDataStoreWriter(TaskDataStore):
         there = self._storage_impl.has_blobs(self._task.flow_name, keys)
         missing = [key for key, found in zip(keys, there, strict=True) if not found]
         self._ca_store.save_blobs(other_datastore._ca_store.load_blobs(missing, is_transfer=True), is_transfer=True)
+        crash_point("artifacts-transferred")
 
     def persist(self, flow: Any) -> None:
         """Save the attributes of ``flow``, an instance of a flow's class, as artifacts.
@@ -229,6 +237,7 @@ class TaskDataStoreWriter(TaskDataStore):
             by_attempt.setdefault(attempt, {})[name] = self._json(asked, value)
         for attempt, texts in by_attempt.items():
             self._storage_impl.save_metadata(self._task, attempt, texts, overwrite=allow_overwrite)
+            crash_point("task-metadata-saved")
 
     def _json(self, name: str, value: Any) -> str:
         try:
@@ -255,6 +264,7 @@ class TaskDataStoreWriter(TaskDataStore):
             }
             for stream, file in files.items():
                 self._storage_impl.save_log(self._task, number, logsource, stream, file)
+                crash_point("log-stream-saved")
 
     def _open_log(self, stream: str, data: Any) -> BinaryIO:
         if isinstance(data, str):

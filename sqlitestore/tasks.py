@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 
 from sqlitestore import preview
 from sqlitestore.blobs import key_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
 from sqlitestore.holds import release
@@ -162,6 +163,7 @@ class Tasks:
         digest = digest_of(*task, number, started, None, None, None)
         with self._database.write() as connection:
             run = run_id(connection, task.flow_name, task.run_id, create=True)
+            crash_point("attempt-run-made")
             row = connection.execute(SELECT_ATTEMPT_ID, (run, task.step_name, task.task_id, number)).fetchone()
             if row is None:
                 bindings = (run, task.step_name, task.task_id, number, started, digest)
@@ -203,12 +205,14 @@ class Tasks:
             if was_done is not None:
                 connection.execute(DELETE_ARTIFACTS, (attempt,))
                 connection.execute(DELETE_STUBS, (attempt,))
+                crash_point("rewrite-artifacts-deleted")
             if finished is None:
                 digest = digest_of(*task, number, started, None, None, None)
                 connection.execute(FINISH_ATTEMPT, (None, None, None, digest, attempt))
                 connection.execute(START_ATTEMPT, (started, digest, attempt))
             else:
                 connection.execute(START_ATTEMPT, (started, b"", attempt))
+                crash_point("rewrite-restarted")
                 self._finish(connection, task, number, attempt, started, finished, rows)
 
     def restart(self, task: TaskAddress, number: int, started: float) -> None:
@@ -242,10 +246,13 @@ class Tasks:
                 )
             inserts.append((attempt, name, position, blob[0], *rest))
         connection.executemany(INSERT_ARTIFACT, inserts)
+        crash_point("attempt-artifacts-inserted")
         release(connection, (row[1] for row in rows))
+        crash_point("attempt-blobs-released")
         artifacts_digest = digest_of(*rows)
         digest = digest_of(*task, number, started, finished.done, finished.python, artifacts_digest)
         connection.execute(FINISH_ATTEMPT, (finished.done, finished.python, artifacts_digest, digest, attempt))
+        crash_point("attempt-finished")
 
     def previews(self, artifacts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Mapping[str, Any]]:
         """Return the preview of an artifact that has the key and type, for each (key, type) that an artifact has.
@@ -308,10 +315,12 @@ class Tasks:
             except apsw.ConstraintError as error:
                 raise RunExists(f"Run {flow_name}/{run_name} came from somewhere else meanwhile; try again.") from error
             attempt = connection.last_insert_rowid()
+            crash_point("copied-attempt-inserted")
             for position, (name, key, *rest) in enumerate(record.artifacts):
                 blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
                 statement, stored = (INSERT_STUB, key) if blob is None else (INSERT_ARTIFACT, blob[0])
                 connection.execute(statement, (attempt, name, position, stored, *rest))
+            crash_point("copied-artifacts-inserted")
             release(connection, (row[1] for row in record.artifacts))
 
     def _query(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import apsw
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import NotFound, RunExists
 from sqlitestore.schema import RUNS_COME_AND_GO
@@ -70,10 +71,14 @@ class Trash:
             if not run:
                 return False
             connection.execute(INSERT_TRASH, (time.time(), run))
+            crash_point("trash-noted")
             for folder in layout.folders_of_run(flow_name, run_name):
                 connection.execute(HIDE_FILES, (run, folder))
+                crash_point("trash-files-copied")
                 connection.execute(DELETE_FILES, (folder,))
+            crash_point("trash-files-hidden")
             connection.execute(HIDE_RUN, (run,))
+            crash_point("trash-run-hidden")
         return True
 
     def restore(self, flow_name: str, run_name: str) -> None:
@@ -95,11 +100,14 @@ class Trash:
                 )
             row = found[-1].row
             connection.execute(SHOW_RUN, (run_name, row))
+            crash_point("restored-run-shown")
             try:
                 connection.execute(SHOW_FILES, (row,))
             except apsw.ConstraintError as error:
                 raise RunExists(
                     f"Run {pathspec} cannot be restored: files of another run of that name are there."
                 ) from error
+            crash_point("restored-files-shown")
             connection.execute(DELETE_TRASHED_FILES, (row,))
+            crash_point("restored-files-moved")
             connection.execute(DELETE_TRASH, (row,))

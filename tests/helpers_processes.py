@@ -34,6 +34,7 @@ def start(
 
     Use the Popen in ``with``. ``unprivileged``: permissions hold for that process even if this one is root's.
     """
+    of_function = os.path.dirname(os.path.abspath(function.__code__.co_filename))
     call = json.dumps([function.__module__, function.__name__, unprivileged, arguments])
     return subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _MAIN, call],
@@ -41,7 +42,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": HERE, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join({HERE: 0, of_function: 0}), **(environment or {})},
         start_new_session=True,  # so that children which hang can be ended with it
     )
 

@@ -15,7 +15,7 @@ ROOT = Path(sqlitestore.__file__).parent
 
 # Lowest floor first: a module imports modules of lower floors, and of its own floor where this names the order.
 FLOORS = [
-    ["errors", "progress", "forking", "mflog"],
+    ["errors", "progress", "forking", "mflog", "crash_points"],
     ["new_file"],
     ["model"],
     ["mounts", "location", "connections", "schema", "pragmas"],
@@ -45,6 +45,7 @@ FLOORS = [
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 PURE = {
     "errors",
+    "crash_points",
     "progress",
     "model",
     "mflog",

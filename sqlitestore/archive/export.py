@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run, write_run
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound
 from sqlitestore.maintenance.info import identity
@@ -68,6 +69,7 @@ def export(
     with new_file(path) as temporary, _snapshot(source.database):
         selection = select(source, given)
         archive = Tables(Database(temporary, kind=ARCHIVE, journal_mode="off", synchronous="off"))
+        crash_point("archive-made")
         try:
             total = content_size(source.database, dict.fromkeys(parts[0][:2] for parts in selection.runs))
             with _Export(source, archive, max_artifact_size, progress, total) as work:
@@ -76,7 +78,9 @@ def export(
                     work.files("")
                 for wanted in selection.runs:
                     work.run(read_run(source, wanted))
+                crash_point("archive-runs-written")
                 work.finish()
+                crash_point("archive-finished")
         finally:
             archive.database.close()
         size = os.path.getsize(temporary)
@@ -113,6 +117,7 @@ class _Export:
             keys = self._source.data.kept(flow)
             self._copy(keys)
             self._archive.data.keep(flow, keys)
+            crash_point("archive-data-kept")
             self.files(*layout.folders_of_flow(flow))
 
     def files(self, *folders: str) -> None:
@@ -141,6 +146,7 @@ class _Export:
         there = dict(zip(sizes, self._source.blobs.has(sizes), strict=True))  # stubs of this file stay stubs
         left_out = {key for key in sizes if not there[key] or key in too_large - set(others)} - self.copied
         self._copy([*(key for key in sizes if key not in left_out), *others])
+        crash_point("archive-blobs-copied")
         write_run(self._archive, records, self._origin)
         self.runs += 1
         self.tasks += len(records.tasks)

@@ -24,6 +24,7 @@ from sqlitestore.archive.records import (
     write_run,
 )
 from sqlitestore.blobs import sha1_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord
@@ -85,14 +86,17 @@ def merge(
             plan, known = _plan(target, sources, rename=rename, progress=progress)
         finally:
             progress.finish()
+        crash_point("merge-planned")
         work = _Merge(target, progress, trust=trust)
         total = sum(content_size(planned.source.database, [planned.names[:2]]) for planned in plan)
         progress.start("Importing", total, "bytes")
         try:
             for source in sources:
                 work.flows(source)
+                crash_point("merge-flows-brought")
             for planned in plan:
                 work.run(planned)
+                crash_point("merge-run-brought")
             for planned in known:
                 work.complete(planned)
         finally:
@@ -211,6 +215,7 @@ class _Merge:
         ):
             for flow, keys in kept.items():
                 self._target.data.keep(flow, keys)
+                crash_point("merge-data-kept")
             with self._target.database.write() as connection:
                 self._target.files.insert(connection, files)
 
@@ -241,6 +246,7 @@ class _Merge:
         self._check_files(source, records.files)
         found = [key for key, has in zip(keys, there, strict=True) if has]
         with self._copied_from(source, [*found, *records.other_blobs()]):
+            crash_point("merge-blobs-copied")
             self._check_sizes(records)
             write_run(self._target, records, None if self._trust else _origin(source, planned))
         self._added.append(records.pathspec)
@@ -258,6 +264,8 @@ class _Merge:
         if missing:
             with self._copied_from(planned.source, missing), self._target.database.write() as connection:
                 fill_stubs(connection)
+                crash_point("merge-stubs-filled")
+            crash_point("merge-run-completed")
             self._target.blobs.release(missing)
 
     def _check_sizes(self, records: RunRecords) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import Damaged, InvalidInput
 from sqlitestore.files import FileRecord
 from sqlitestore.model import check_attempt, check_name
@@ -180,11 +181,17 @@ def write_run(tables: Tables, records: RunRecords, origin: str | None) -> None:
     flow, run = records.flow_name, records.run_id
     with tables.database.write() as connection:
         tables.tasks.insert(connection, flow, run, records.attempts)
+        crash_point("run-attempts-written")
         tables.metadata.insert(connection, flow, run, records.metadata)
+        crash_point("run-metadata-written")
         tables.logs.insert(connection, flow, run, records.logs)
+        crash_point("run-logs-written")
         tables.registrations.insert(flow, run, records.registered)
+        crash_point("run-registrations-written")
         tables.files.insert(connection, records.files)
+        crash_point("run-files-written")
         tables.data.keep(flow, records.data)
+        crash_point("run-data-kept")
         if origin is not None:
             distrust(connection, run_id(connection, flow, run, create=True), origin)
 

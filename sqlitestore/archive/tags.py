@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidInput, InvalidPathspec, InvalidType, NotFound
 from sqlitestore.model import check_iterable, parse_full_pathspec
 from sqlitestore.registrations import RegisteredRun, unregistered_run
@@ -65,6 +66,7 @@ def change_tags(store: Any, pathspec: str, *, add: Iterable[str] = (), remove: I
             found = unregistered_run(run, tables.tasks.find_run(flow, run, None))
             epoch = round(time.time() * 1000) if found is None else found.ts_epoch
             tables.registrations.add_run(flow, run, None, epoch, (), ())
+            crash_point("tags-run-registered")
         tables.registrations.change_tags(flow, run, lambda tags, system: changed(tags, system, to_add, to_remove))
         return _tags(f"{flow}/{run}", tables.registrations.run(flow, run))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sqlitestore.archive.export import select
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidPathspec
 from sqlitestore.tables import tables_of
 
@@ -41,4 +42,5 @@ def trust_runs(store: Any, pathspecs: Iterable[str] = ()) -> list[UntrustedRun]:
     with tables.database.write():
         for run in runs:
             tables.trust.trust(*run.pathspec.split("/"))
+            crash_point("trust-run-trusted")
     return runs

@@ -15,6 +15,7 @@ import time
 from typing import Any, NamedTuple
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import DiskFull, Refused, StoreReadOnly
 from sqlitestore.holds import LONGEST_HOLD, LONGEST_WAY, ON_ITS_WAY
@@ -78,7 +79,9 @@ def compact(
         raise StoreReadOnly(f"{database.path} can only be read here, so it cannot be compacted.")
     before = _size(database)
     purged = purge(database, progress=progress).runs if empty_trash else ()
+    crash_point("compact-trash-emptied")
     is_waiting = not sweep(tables, grace, progress)
+    crash_point("compact-swept")
     if full:
         _rebuild(database)
     else:
@@ -92,7 +95,9 @@ def sweep(tables: Tables, grace: float = LONGEST_HOLD, progress: Progress = SILE
     now = time.time()
     with database.write() as connection:
         connection.execute(FORGET_HOLDS, (now - grace,))
+        crash_point("sweep-holds-forgotten")
         connection.execute(DELETE_EMPTY_FLOWS)
+    crash_point("sweep-begun")
     _forget_included_files(tables, grace)
     [(blobs, chunks)] = database.query(COUNT_ROWS)
     is_waiting = bool(database.query(IS_ON_ITS_WAY, (ON_ITS_WAY, now - min(grace, LONGEST_WAY))))
@@ -116,6 +121,7 @@ def _sweep_blobs(database: Database, grace: float, progress: Progress) -> None:
         if gone:
             with database.write() as connection:
                 drop(connection, gone, grace)
+            crash_point("sweep-blobs-gone")
         last = ids[-1]
         progress.advance(len(ids))
 
@@ -126,6 +132,7 @@ def _sweep_chunks(database: Database, progress: Progress) -> None:
         first, last = rows[0][0], rows[-1][0]
         with database.write() as connection:
             connection.execute(NOTE_LONELY_CHUNKS, (first, last))
+        crash_point("sweep-chunks-noted")
         progress.advance(len(rows))
 
 
@@ -144,6 +151,7 @@ def _forget_included_files(tables: Tables, grace: float) -> None:
     for path in paths:
         if path not in named and path.split("/")[1] in quiet:
             tables.files.delete(path)
+            crash_point("sweep-included-file-gone")
 
 
 def _shrink(database: Database, progress: Progress) -> None:
@@ -162,7 +170,9 @@ def _shrink(database: Database, progress: Progress) -> None:
         while free:
             with database.write() as connection:
                 cut_off_free_pages(connection, PAGES_AT_ONCE)
+                crash_point("compact-pages-moved")
                 left = int(connection.pragma("freelist_count"))
+            crash_point("compact-pages-cut-off")
             progress.advance(free - left)
             if left >= free:  # others freed pages meanwhile; they are for the next time
                 break
@@ -170,6 +180,7 @@ def _shrink(database: Database, progress: Progress) -> None:
     finally:
         progress.finish()
     database.alone(move_the_log)
+    crash_point("compact-log-moved")
 
 
 def _rebuild(database: Database) -> None:
@@ -181,8 +192,11 @@ def _rebuild(database: Database) -> None:
                 f"Rebuilding {database.path} takes {size:,} bytes in {folder}, which has not as many. Nothing was "
                 "changed; without --full no copy is made."
             )
+    crash_point("before-rebuild")
     database.alone(rebuild)
+    crash_point("after-rebuild")
     database.alone(move_the_log)
+    crash_point("rebuild-log-moved")
 
 
 def _size(database: Database) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound, Refused
 from sqlitestore.maintenance.purge import Purged, purge
 from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, unneeded
@@ -162,13 +163,16 @@ def prune(
     tables = tables_of(store)
     for run in reporting(plan.runs, "Pruning", progress):
         tables.trash.put(*run.pathspec.split("/"))
+        crash_point("prune-run-trashed")
     for start in range(0, len(plan.data), AT_ONCE):
         some = plan.data[start : start + AT_ONCE]
         with tables.database.write() as connection:
             for flow in dict.fromkeys(flow for flow, _ in some):
                 tables.data.drop(flow, [key for of, key in some if of == flow])
+            crash_point("prune-data-dropped")
             blobs: list[Any] = connection.execute(SELECT_BLOB_IDS, (json.dumps([key for _, key in some]),)).fetchall()
             drop(connection, [blob for (blob,) in blobs])
+        crash_point("prune-data-gone")
     collect_garbage(tables.database, progress)
     return purge(tables.database, older_than=0.0 if empty_trash else trash_age, progress=progress)
 
@@ -186,6 +190,7 @@ def restore(store: Any, pathspecs: Iterable[str]) -> list[str]:
     with tables.database.write():
         for flow, run in names:
             tables.trash.restore(flow, run)
+            crash_point("restore-run-back")
     return ["/".join(given) for given in names]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sqlitestore.blobs import INLINE
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, some_of
 from sqlitestore.pragmas import size_of_free_pages
@@ -72,18 +73,21 @@ def purge(database: Database, *, older_than: float = 0.0, progress: Progress = S
 def _purge_run(database: Database, run: TrashedRun, progress: Progress) -> int:
     if not _in_turn(database, run, _mark):
         return 0
+    crash_point("purge-marked")
     before = _free(database)
     [(attempts,)] = database.query(COUNT_ATTEMPTS, (run.row,))
     progress.start(f"Purging {run.pathspec}", attempts, "attempts")
     try:
         while done := _in_turn(database, run, _delete_some_attempts):
             progress.advance(done)
+            crash_point("purge-attempts-gone")
         while _in_turn(database, run, _delete_some_files):
-            pass
+            crash_point("purge-files-gone")
         for statement in DELETE_OF_TASKS:
             while _in_turn(database, run, partial(_delete_by, statement)):
-                pass
+                crash_point("purge-tasks-gone")
         _in_turn(database, run, _delete_the_run)
+        crash_point("purge-run-gone")
     finally:
         progress.finish()
     collect_garbage(database, progress)
@@ -118,6 +122,7 @@ def _delete_some_files(connection: apsw.Connection, run: int) -> int:
     files: list[Any] = connection.execute(SELECT_FILES, (run, AT_ONCE)).fetchall()
     for path, _ in files:
         connection.execute(DELETE_FILE, (run, path))
+    crash_point("purge-file-rows-deleted")
     drop(connection, dict.fromkeys(blob for _, blob in files))
     return len(files)
 
@@ -130,6 +135,7 @@ def _delete_by(statement: str, connection: apsw.Connection, run: int) -> int:
 def _delete_the_run(connection: apsw.Connection, run: int) -> int:
     for statement in DELETE_OF_RUN:
         connection.execute(statement, (run,))
+        crash_point("purge-run-row-deleted")
     return 1
 
 
@@ -140,6 +146,7 @@ def _delete_attempts(connection: apsw.Connection, attempts: list[int]) -> None:
         blobs.update(dict.fromkeys(blob for (blob,) in found))
         for statement in DELETE_OF_ATTEMPT:
             connection.execute(statement, (attempt,))
+        crash_point("purge-attempt-rows-deleted")
     drop(connection, blobs)
 
 

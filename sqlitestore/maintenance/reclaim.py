@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.holds import LONGEST_HOLD
 from sqlitestore.progress import SILENT, Progress
@@ -94,6 +95,7 @@ def drop(connection: apsw.Connection, blobs: Iterable[int], grace: float = LONGE
     """Delete those of the blobs that nothing needs, in a transaction of the caller; their chunks become garbage."""
     for blob in unneeded(connection, blobs, grace=grace).blobs:
         connection.execute(NOTE_CHUNKS, (blob,))
+        crash_point("unneeded-chunks-noted")
         connection.execute(DELETE_BLOB, (blob,))
 
 
@@ -110,8 +112,10 @@ def collect_garbage(database: Database, progress: Progress = SILENT) -> int:
             with database.write() as connection:
                 for chunk, size in some:
                     connection.execute(DELETE_CHUNK, (chunk,))
+                    crash_point("garbage-chunk-deleted")
                     freed += size if connection.changes() else 0
                     connection.execute(DELETE_GARBAGE, (chunk,))
+            crash_point("garbage-batch-gone")
             progress.advance(len(some))
     finally:
         progress.finish()

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import apsw
 
 from sqlitestore import schema
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import NotAStore, StoreMissing
 from sqlitestore.maintenance.carving import Carver
 from sqlitestore.maintenance.page_file import PageFile
@@ -78,6 +79,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str], *, progre
         if pages.cut:
             findings.add("store", "the end of the file is missing")
         staging.fill(carver.rows())
+        crash_point("salvage-staged")
         _Salvage(temporary, staging, carver, pages, findings, progress).run()
     return SalvageReport(
         path=path,
@@ -124,6 +126,7 @@ class _Salvage:
             with out:
                 schema.create_tables(out, kind if kind == schema.ARCHIVE else schema.LIVE)
                 out.execute(UPDATE_STORE, (uuid, created))
+            crash_point("salvage-tables-made")
             self._fill(out, uuid, is_archive=not stores or kind == schema.ARCHIVE)
 
     def _fill(self, out: apsw.Connection, uuid: str, *, is_archive: bool) -> None:
@@ -131,7 +134,9 @@ class _Salvage:
         names = RunNames(self._staging, self._carver.hurt)
         content = ContentSalvage(self._staging, out, self._carver.payload, self._findings, self._progress)
         content.run()
+        crash_point("salvage-content-moved")
         AttemptSalvage(self._staging, out, names, content, self._findings, self._progress).run()
+        crash_point("salvage-attempts-moved")
         records = RecordSalvage(self._staging, out, names, content, self._findings)
         records.records()
         names.settle(self._findings)
@@ -139,6 +144,7 @@ class _Salvage:
         records.files()
         records.data()
         records.trust(uuid, all_untrusted=self._is_trust_lost(is_archive=is_archive))
+        crash_point("salvage-records-moved")
         with out:
             out.executemany(DELETE_UNNEEDED_BLOB, ((key,) for key in content.unsure))
             out.execute(DELETE_LISTS)
@@ -147,6 +153,7 @@ class _Salvage:
             out.execute(DELETE_SEQUENCE)
             if sequence := max(largest, self._staging.sequence):
                 out.execute(SET_SEQUENCE, (sequence,))
+        crash_point("salvage-tidied")
         counts: Any = out.execute(COUNT_BLOBS).fetchone()
         for kind, count in zip(("blobs", "bytes", "chunks"), counts, strict=True):
             self._findings.count(kind, count)

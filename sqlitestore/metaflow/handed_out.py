@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
+
+from sqlitestore.crash_points import crash_point
 
 try:
     import fcntl
@@ -26,6 +29,8 @@ MEMORY_FILES = 256
 
 PREFIX = "sqlitestore-handed-out-"
 LOCK = "lock"
+BEING_MADE = 60.0
+"""How long a folder may be without a lock file since its process is just making it, or removing it [s]."""
 
 
 class HandedOutFiles:
@@ -51,6 +56,7 @@ class HandedOutFiles:
                 written = os.write(descriptor, block)
                 while written < len(block):  # a system call takes 2 GiB at most
                     written += os.write(descriptor, memoryview(block)[written:])
+            crash_point("handed-out-in-memory")
             return f"/proc/self/fd/{descriptor}"
         if self._folder is None:
             self._folder = _Folder()
@@ -58,6 +64,7 @@ class HandedOutFiles:
         path = os.path.join(self._folder.path, str(self._count))
         with open(path, "wb") as file:
             file.writelines(blocks)
+        crash_point("handed-out-as-file")
         return path
 
     def _memory_file(self) -> int | None:
@@ -92,25 +99,32 @@ class _Folder:
         place = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108
         _remove_left_behind(place)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=place)
+        crash_point("handed-out-folder-made")
         self._lock = os.open(os.path.join(self.path, LOCK), os.O_CREAT | os.O_RDWR, 0o600)
         if fcntl is not None:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        crash_point("handed-out-folder-removed")
         os.close(self._lock)
 
 
 def _remove_left_behind(place: str) -> None:
-    """Remove folders whose process is gone. One without a lock yet is being made just now."""
+    """Remove folders whose process is gone. One without a lock is being made, or was when its process was killed."""
     if fcntl is None:
         return
     for name in os.listdir(place):
         if not name.startswith(PREFIX):
             continue
         path = os.path.join(place, name)
-        with suppress(OSError):  # somebody else's, removed meanwhile, or without a lock
-            lock = os.open(os.path.join(path, LOCK), os.O_RDWR)
+        with suppress(OSError):  # somebody else's, or removed meanwhile
+            try:
+                lock = os.open(os.path.join(path, LOCK), os.O_RDWR)
+            except FileNotFoundError:
+                if time.time() - os.stat(path).st_mtime >= BEING_MADE:
+                    shutil.rmtree(path)
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)

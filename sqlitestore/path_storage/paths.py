@@ -94,6 +94,19 @@ class Paths:
                     found |= each
         return found
 
+    def have_whole(self, paths: Iterable[str]) -> dict[str, bool]:
+        """Return for each path, at all of which files with metadata belong, whether one stands there with them.
+
+        In a folder Metaflow writes the metadata after the file, to another one: a process that is killed in between
+        leaves a blob that nobody can load.
+        """
+        found = self.have(paths)
+        if self.type == "local":
+            with self._asked():
+                for path in [path for path, there in found.items() if there]:
+                    found[path] = self.storage.info_file(path)[1] is not None
+        return found
+
     def _slices(self, paths: list[T]) -> list[list[T]]:
         """Return what goes into one call each."""
         return list(batches(paths, SLICE)) if self.type == "s3" else [paths]

@@ -122,7 +122,7 @@ class PathStorage(DataStoreStorage):
     def _put(self, flow_name: str, waiting: dict[str, Gathered], *, raw: bool) -> None:
         """Save those of the blobs that are missing, and wait for no more of them."""
         places = {key: layout.path_of(BlobPlace(flow_name, key)) for key in waiting}
-        there = self._open().have(places.values())
+        there = self._open().have_whole(places.values())
         missing = [key for key, path in places.items() if not there[path]]
         self._open().save(
             (

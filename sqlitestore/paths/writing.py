@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sqlitestore import layout
 from sqlitestore.blobs import INLINE, Payload, hasher_for, key_of, payload_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import InvalidKey
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.model import TaskAddress
@@ -75,10 +76,13 @@ class PathWriter:
         """Save all; the documents of attempts together at the end, those of one attempt in one transaction."""
         # Small blobs gather in put(), which takes them in batches, and asks the generator for the next one.
         self._store.blobs.put(*_in_two(self._small_blobs(items)))
+        crash_point("paths-blobs-put")
         for flow_name in self._flows - set(self._store.tasks.flows()):
             self._store.data.keep(flow_name, ())
+            crash_point("paths-flow-known")
         for (task, number), documents in self._markers.items():
             self._save_markers(task, number, documents)
+            crash_point("paths-attempt-saved")
 
     def task_starts(self) -> None:
         """Note that this process writes a task."""
@@ -104,11 +108,13 @@ class PathWriter:
                 documents[place.name] = saved.file.read()
             elif isinstance(place, LogPlace) and saved.metadata is None:
                 self._store.logs.save(*place, saved.file)
+                crash_point("paths-log-saved")
                 self._forget_files(path)
             elif isinstance(place, MetadataPlace):
                 self._metadatum(place, saved)
             else:
                 self._file(saved)
+                crash_point("paths-file-saved")
                 if isinstance(place, LogPlace):
                     self._store.logs.delete(*place)
 
@@ -166,7 +172,10 @@ class PathWriter:
         self._put(place, write_to, keep=keep)
 
     def _put(self, place: BlobPlace, payload: Payload, *, keep: bool) -> None:
-        self._store.blobs.put([payload], [place.key])
+        # Kept in the transaction that stores it: Metaflow does not save again what is there, so nothing would keep it.
+        root = self._store.data.root(place.flow_name) if keep else None
+        self._store.blobs.put([payload], [place.key], root=root)
+        crash_point("paths-blob-put")
         if keep:
             self._store.data.keep(place.flow_name, [place.key])
 
@@ -182,6 +191,7 @@ class PathWriter:
             self._store.metadata.delete(*place)
         else:
             self._store.metadata.save(place.task, place.attempt, {place.name: text}, overwrite=True)
+            crash_point("paths-metadatum-saved")
             self._forget_files(saved.path)
 
     # Attempts
@@ -196,6 +206,7 @@ class PathWriter:
             started = layout.read_attempt_document(documents[layout.ATTEMPT])
             if started is not None:  # the usual start of a task
                 self._store.tasks.restart(task, number, started)
+                crash_point("paths-attempt-restarted")
                 self._forget_files(layout.path_of(MarkerPlace(task, number, layout.ATTEMPT)))
                 return
         # Read before the transaction, which so does not wait for it.
@@ -205,6 +216,7 @@ class PathWriter:
             if understood.documents != now:  # another process wrote meanwhile
                 understood = self._understood(task, number, now)
             self._store.tasks.rewrite(task, number, understood.started, understood.finished)
+            crash_point("paths-attempt-rewritten")
             for name, document in now.items():
                 path = layout.path_of(MarkerPlace(task, number, name))
                 if name not in understood.kept:

@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import Damaged
 from sqlitestore.model import TaskAddress
 from sqlitestore.path_storage.paths import Item, Paths, batches
@@ -57,6 +58,7 @@ class Provider:
         count = 0
         for part in zip(*parts.values(), strict=True):
             count += self.write({path: document for each in part for path, document in each.items()})
+            crash_point("push-documents-written")
         return count
 
     def _write_bundles(self, parts: Mapping[TaskAddress, Sequence[Documents]]) -> int:

@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from sqlitestore import layout
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import BlobNotFound, Damaged, InvalidInput, RunExists
 from sqlitestore.layout import BlobPlace, MarkerPlace
 from sqlitestore.model import TaskAddress
@@ -175,7 +176,9 @@ class _Pull:
             registering.run(run, self._provider.paths.read([self_path(*run)]).get(self_path(*run)))
             steps = {self_path(*run, step): step for step in listing.steps}
             registering.steps(run, {steps[path]: found for path, found in self._provider.paths.read(steps).items()})
+            crash_point("pull-run-registered")
             self._pull_run_files(listing, included)
+            crash_point("pull-run-files-brought")
         for start in range(0, len(tasks), TASKS_TOGETHER):
             some = tasks[start : start + TASKS_TOGETHER]
             self._pull_tasks(run, listing, some, {place: new[place] for place in new if place[0] in set(some)}, done_at,
@@ -251,17 +254,21 @@ class _Pull:
         self._pull_blobs(run[0], [*wanted, *packages], packages, included)
         if self._dry_run:
             return
+        crash_point("pull-blobs-brought")
         amount, files = pull_files(self._tables, self.source, listing, tasks, with_something)
         self._count(amount, files)
         done_at.update({place: at for place, at in registering.done_at().items() if place not in done_at})
         writer = PulledWriter(self._tables, "", overwrite=True, done_at=done_at)
+        crash_point("pull-logs-brought")
         with self._tables.database.write():
             writer.save(
                 (layout.path_of(MarkerPlace(*place, name)), BytesIO(document))
                 for place, each in new.items()
                 for name, document in each.items()
             )
+            crash_point("pull-attempts-written")
             registering.write()
+            crash_point("pull-tasks-registered")
 
     def _pull_blobs(self, flow: str, keys: Iterable[str], packages: Iterable[str], included: Included) -> None:
         asked = list(dict.fromkeys(keys))
@@ -276,6 +283,7 @@ class _Pull:
         raw: set[str] = set()
         for some in batches([key for key in missing if key not in included.blobs], BLOBS_TOGETHER):
             raw |= self._fetch(flow, some, set(packages))
+        crash_point("pull-blobs-put")
         if raw:
             self._tables.data.keep(flow, sorted(raw))
 
@@ -290,16 +298,20 @@ class _Pull:
                     "here. Bring the blob back, or pull other runs."
                 )
             there = [key for key in keys if key not in lost]
+            raw = {key for key in there if is_raw(found[places[key]].metadata)}
+            keep = self._tables.data.root(flow)
             stored = self._tables.blobs.put(
                 (
                     payload_from(lambda key=key: checked(found[places[key]], key, self.source.root))  # type: ignore[misc]
                     for key in there
                 ),
                 there,
+                # At once: a blob that is there is not brought again, so nothing would keep it after a crash.
+                root=lambda connection, key: keep(connection, key) if key.hex() in raw else None,
             )
             self._count(sum(each.size for each in stored), 0)
             self.report.blobs -= len(lost)
-            return {key for key in there if is_raw(found[places[key]].metadata)}
+            return raw
 
     def _small_blobs(self, flow: str, keys: Sequence[str]) -> dict[str, bytes]:
         places = {layout.path_of(BlobPlace(flow, key)): key for key in keys}

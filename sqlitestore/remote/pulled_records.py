@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sqlitestore.crash_points import crash_point
 from sqlitestore.layout import encoding_for_metaflow
 from sqlitestore.model import TaskAddress
 from sqlitestore.registrations import (
@@ -122,6 +123,7 @@ class Registering:
         registrations = self._tables.registrations
         for task, registered in self._tasks.items():
             registrations.insert(*task[:2], Registered(None, (), (registered,), (), ()))
+            crash_point("pull-task-registered")
         for task, metadata in self._metadata.items():
             here = Counter(map(_identity, registrations.metadata(*task[:2], [task[2:]])))
             new = []

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlitestore import layout
 from sqlitestore.archive.records import Names, RunRecords, read_run
+from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import BlobNotFound, Damaged, NotFound, RunExists, Untrusted
 from sqlitestore.layout import LogPlace, MarkerPlace, MetadataPlace
 from sqlitestore.model import TaskAddress
@@ -29,7 +30,7 @@ from sqlitestore.remote.metaflow_storages import as_storage
 from sqlitestore.remote.places import Place
 from sqlitestore.remote.providers import Provider
 from sqlitestore.remote.pull import END, RUNS_TOGETHER, SETTLED, TASKS_TOGETHER, same_but_included
-from sqlitestore.remote.pushed_blobs import PushedBlobs, item_of
+from sqlitestore.remote.pushed_blobs import PushedBlobs, has_metadata, item_of
 from sqlitestore.remote.report import Report
 from sqlitestore.tables import Tables, tables_of
 from sqlitestore.task_records import OF_THE_TASK
@@ -183,8 +184,10 @@ class _Push:
         objects = Objects(self._tables)
         if not self._dry_run:
             self._push_files(records, included)
+            crash_point("push-run-files-sent")
             for provider in self._providers:
                 self.report.files += provider.write(of_run(objects, *run))
+                crash_point("push-run-registered")
             self._tags([run])
         self._blobs.send_kept(run[0], records.data)
         tasks = sorted(
@@ -243,8 +246,11 @@ class _Push:
         last = {*datas, *map(_done, datas)}
         grown = [path for task in tasks for path in paths[task] if self._has_grown(path, listing)]
         self._save_paths([path for path in new if path not in last] + grown)
+        crash_point("push-logs-sent")
         self._save({path: BytesIO(documents[path]) for path in datas})
+        crash_point("push-data-sent")
         self._save({_done(path): BytesIO(layout.DONE_DOCUMENT) for path in datas})
+        crash_point("push-done-sent")
         numbers = {task: {_number(path) for path in paths[task] if path in documents} for task in tasks}
         for step, name, artifact in records.registered.artifacts:
             numbers.get(TaskAddress(*tasks[0][:2], step, name), set()).add(artifact.attempt)
@@ -252,6 +258,7 @@ class _Push:
         parts = {task: of_task(objects, task, numbers[task], places, keys) for task in tasks}
         for provider in self._providers:
             self.report.files += provider.write_tasks(parts)
+            crash_point("push-tasks-registered")
 
     def _has_grown(self, path: str, listing: Listing) -> bool:
         """Return whether a log that is there has another size here."""
@@ -267,7 +274,10 @@ class _Push:
         """Send a run's cards, and the files that its artifacts name."""
         paths = {each.path: each.path for each in records.files if each.path.startswith(f"{layout.CARDS}/")}
         paths |= {f"{layout.INCLUDED}/{tail}": f"{DATATOOLS}/{tail}" for tail in included.files}
-        there = self._there.have(paths.values())
+        with_metadata = {
+            paths[each.path] for each in records.files if each.path in paths and has_metadata(each.metadata)
+        }
+        there = self._there.have(paths.values()) | self._there.have_whole(with_metadata)
         self._save_paths([path for path in paths if not there[paths[path]]], paths)
 
     def _save_paths(self, paths: Sequence[str], places: Mapping[str, str] | None = None) -> None:

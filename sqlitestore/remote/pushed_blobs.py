@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlitestore.blobs import payload_of
+from sqlitestore.crash_points import crash_point
 from sqlitestore.layout import BlobPlace, path_of
 from sqlitestore.path_storage.packing import PACKED, RAW, Gathered, payload_from
 from sqlitestore.path_storage.paths import Item, Paths, batches
@@ -40,7 +42,7 @@ class PushedBlobs:
     def _send(self, flow: str, keys: Iterable[str], made: Mapping[str, bytes], *, raw: bool) -> None:
         new = [key for key in dict.fromkeys(keys) if (flow, key) not in self._known]
         places = {key: path_of(BlobPlace(flow, key)) for key in new}
-        there = self._there.have(places.values())
+        there = self._there.have_whole(places.values())
         missing = [key for key in new if not there[places[key]]]
         self._known |= {(flow, key) for key in new}
         self.were_there += len(new) - len(missing)
@@ -49,6 +51,7 @@ class PushedBlobs:
             return
         for some in batches(missing, BLOBS_TOGETHER):
             self._there.save(self._items({key: places[key] for key in some}, made, raw=raw), len(some))
+            crash_point("push-blobs-sent")
 
     def _items(self, places: Mapping[str, str], made: Mapping[str, bytes], *, raw: bool) -> Iterator[Item]:
         for key, path in places.items():
@@ -58,6 +61,11 @@ class PushedBlobs:
                 blob = Gathered(payload_from(lambda key=key: self._tables.blobs.open(key)), key)  # type: ignore[misc]
             self._count(blob.size)
             yield Item(path, blob.raw(), RAW) if raw else Item(path, blob.packed(), PACKED)
+
+
+def has_metadata(text: str | None) -> bool:
+    """Return whether a file goes out with the metadata that it has here, a JSON text."""
+    return text is not None and json.loads(text) != GZIPPED
 
 
 def item_of(path: str, found: Found, count: Callable[[int], object]) -> Item:

@@ -92,9 +92,12 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Register a task under an id that the run never had: a counter of the run, in the file."""
         del tags, sys_tags  # a task's are those of its run
         with as_metaflow():
+            from sqlitestore.crash_points import crash_point
+
             task_id = str(
                 self._registrations().new_task_id(self._flow_name, str(run_id), step_name, get_username(), _now())
             )
+            crash_point("provider-task-made")
         self._register_system_metadata(run_id, step_name, task_id, 0)
         return task_id
 
@@ -107,8 +110,11 @@ class SQLiteMetadataProvider(MetadataProvider):
         """
         del tags, sys_tags
         with as_metaflow():
+            from sqlitestore.crash_points import crash_point
+
             names = (self._flow_name, str(run_id), step_name, str(task_id))
             created = bool(self._registrations().add_task(*names, get_username(), _now()))
+            crash_point("provider-task-known")
         self._register_system_metadata(run_id, step_name, task_id, attempt)
         return created and not _is_number(task_id)
 
