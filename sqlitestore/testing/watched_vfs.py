@@ -38,7 +38,7 @@ class Call:
 class Watcher(Protocol):
     """Told of each call, which is made when it calls ``proceed``; what it returns or raises, SQLite gets."""
 
-    def around(self, call: Call, proceed: Callable[[], Any]) -> Any:
+    def around(self, call: Call, proceed: Callable[..., Any]) -> Any:
         """Make the call, or not."""
 
 
@@ -82,7 +82,7 @@ class WatchedFile(apsw.VFSFile):
         self._number = number
         super().__init__(BASE, name, flags)
 
-    def _around(self, method: str, proceed: Callable[[], Any], *arguments: Any) -> Any:
+    def _around(self, method: str, proceed: Callable[..., Any], *arguments: Any) -> Any:
         return self._watcher.around(Call(method, self._path, self._number, arguments), proceed)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
@@ -91,8 +91,12 @@ class WatchedFile(apsw.VFSFile):
         return read
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        """Write."""
-        self._around("xWrite", lambda: super(WatchedFile, self).xWrite(data, offset), bytes(data), offset)
+        """Write; the watcher may have only a part written, which it gives to ``proceed``."""
+
+        def proceed(part: bytes = data) -> None:
+            super(WatchedFile, self).xWrite(part, offset)
+
+        self._around("xWrite", proceed, bytes(data), offset)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
         """Cut the file off."""
