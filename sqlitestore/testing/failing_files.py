@@ -7,7 +7,9 @@ package asks of ``os`` itself fails with the ``OSError`` of the same meaning.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from unittest.mock import patch
 import apsw
 
 from sqlitestore import pragmas
-from sqlitestore.testing.watched_vfs import Call, watched
+from sqlitestore.testing.watched_vfs import BASE, Call, watched
 
 CODES = {
     "xRead": apsw.SQLITE_IOERR_READ,
@@ -57,46 +59,55 @@ class Failure:
 def _io_error(call: Call, _: Callable[..., Any], __: Random) -> Any:
     if call.method in OF_OS:
         raise OSError(errno.EIO, "Input/output error", call.path)
-    raise _with_code(apsw.CantOpenError if call.method == "xOpen" else apsw.IOError, CODES[call.method])
+    if call.method == "xOpen":
+        raise _with_code(apsw.CantOpenError("unable to open database file"), CODES[call.method])
+    raise _with_code(apsw.IOError("disk I/O error"), CODES[call.method])
 
 
-def _with_code(kind: type[apsw.Error], code: int) -> apsw.Error:
-    error: Any = kind("made to fail")
-    error.extendedresult = code
-    made: apsw.Error = error
-    return made
+def _with_code(error: apsw.Error, code: int) -> apsw.Error:
+    error.extendedresult = code  # type: ignore[attr-defined]
+    return error
 
 
 def _full(call: Call, _: Callable[..., Any], __: Random) -> Any:
     if call.method in OF_OS:
         raise OSError(errno.ENOSPC, "No space left on device", call.path)
-    raise apsw.FullError("made to fail")
+    raise apsw.FullError("database or disk is full")
 
 
 def _partly_written(call: Call, proceed: Callable[..., Any], chance: Random) -> Any:
     data: bytes = call.arguments[0]
     proceed(data[: chance.randrange(len(data))])
-    raise apsw.FullError("made to fail")
+    raise apsw.FullError("database or disk is full")
 
 
 def _short_read(_: Call, proceed: Callable[..., Any], chance: Random) -> Any:
+    """Have the system return fewer bytes than there are, at least one; SQLite's VFS asks for the rest."""
+    with _system_reads(lambda amount: chance.randrange(1, amount) if amount > 1 else amount):
+        return proceed()
+
+
+def _interrupted_read(_: Call, proceed: Callable[..., Any], __: Random) -> Any:
+    """Have the system say that a signal came in between; SQLite's VFS asks again."""
+    with _system_reads(lambda _: None):
+        return proceed()
+
+
+def _cut_off(_: Call, proceed: Callable[..., Any], chance: Random) -> Any:
+    """Have the file end before what is read, which is what a short read of a VFS means."""
     read: bytes = proceed()
     return read[: chance.randrange(max(1, len(read)))]
-
-
-def _empty_read(_: Call, __: Callable[..., Any], ___: Random) -> Any:
-    return b""
 
 
 def _interrupted(_: Call, __: Callable[..., Any], ___: Random) -> Any:
     for connection in apsw.connections():
         with suppress(apsw.ConnectionClosedError):
             connection.interrupt()
-    raise apsw.InterruptError("made to fail")
+    raise apsw.InterruptError("interrupted")
 
 
 def _locked(_: Call, __: Callable[..., Any], ___: Random) -> Any:
-    raise apsw.BusyError("made to fail")
+    raise apsw.BusyError("database is locked")
 
 
 def _control_c(_: Call, __: Callable[..., Any], ___: Random) -> Any:
@@ -108,7 +119,7 @@ def _no_memory(_: Call, __: Callable[..., Any], ___: Random) -> Any:
 
 
 def _no_memory_for_io(_: Call, __: Callable[..., Any], ___: Random) -> Any:
-    raise _with_code(apsw.IOError, apsw.SQLITE_IOERR_NOMEM)
+    raise _with_code(apsw.IOError("out of memory"), apsw.SQLITE_IOERR_NOMEM)
 
 
 FAILURES = {
@@ -121,7 +132,7 @@ FAILURES = {
         Failure("half a write", ("xWrite",), _partly_written),
         Failure("half writes", ("xWrite",), _partly_written, None),
         Failure("short read", ("xRead",), _short_read),
-        Failure("empty read", ("xRead",), _empty_read),
+        Failure("interrupted read", ("xRead",), _interrupted_read),
         Failure("interrupted", tuple(CODES), _interrupted),
         Failure("locked", ("xLock",), _locked),
         Failure("locked thrice", ("xLock",), _locked, 3),
@@ -131,7 +142,11 @@ FAILURES = {
         Failure("no memory for I/O", ("xRead", "xWrite", "xOpen"), _no_memory_for_io),
     )
 }
-"""All kinds, by name."""
+"""All kinds, by name, that may happen at any call."""
+
+CUT_OFF = Failure("cut off", ("xRead",), _cut_off)
+"""A file that ends too early. For SQLite there are zeros behind a file's end: what it says of them is no error of its own,
+so this fits where what is read carries a digest."""
 
 
 class FailingFiles:
@@ -179,6 +194,48 @@ class FailingFiles:
 def fits(failure: Failure, call: Call) -> bool:
     """Return whether a failure can happen at a call."""
     return call.method in failure.methods
+
+
+class _System(apsw.VFS):
+    """The system's own VFS, whose calls can be replaced (https://www.sqlite.org/c3ref/vfs.html, "xSetSystemCall")."""
+
+    def __init__(self) -> None:
+        super().__init__("system-calls", BASE)
+
+
+_READ = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, use_errno=True
+)
+
+
+@contextmanager
+def _system_reads(amount: Callable[[int], int | None]) -> Iterator[None]:
+    """Have the next ``pread`` return so many bytes of those that were asked for; None: it fails with EINTR."""
+    answered = False
+
+    def read(descriptor: int, buffer: int, size: int, offset: int) -> int:
+        nonlocal answered
+        some = size
+        if not answered:
+            answered = True
+            asked = amount(size)
+            if asked is None:
+                ctypes.set_errno(errno.EINTR)
+                return -1
+            some = asked
+        data = os.pread(descriptor, some, offset)
+        ctypes.memmove(buffer, data, len(data))
+        return len(data)
+
+    replacement = _READ(read)
+    system = _System()
+    system.xSetSystemCall("pread64", ctypes.cast(replacement, ctypes.c_void_p).value or 0)
+    try:
+        yield
+    finally:
+        system.xSetSystemCall("pread64", 0)
+        system.unregister()
+    assert answered, "SQLite reads by another call than pread64()"
 
 
 @contextmanager

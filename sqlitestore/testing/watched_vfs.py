@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import apsw
-
-from sqlitestore import new_file
 
 BASE = "unix"
 """The VFS that does the work."""
@@ -181,10 +180,9 @@ def watched(watcher: Watcher) -> Iterator[None]:
     name = next(_names)
     vfs = WatchedVFS(name, watcher)
     apsw.set_default_vfs(name)
-    new_file.os, system = _WatchedOs(watcher), new_file.os  # type: ignore[assignment]
     try:
-        yield
+        with patch("sqlitestore.new_file.os", _WatchedOs(watcher)):
+            yield
     finally:
-        new_file.os = system
         apsw.set_default_vfs(before)
         vfs.unregister()

@@ -80,6 +80,8 @@ def first_difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
         there = found[name]
         if there == rows:
             continue
-        ours, theirs = ({repr(row)[:300] for row in (each.items() if name == "log" else each)} for each in (rows, there))
+        ours, theirs = (
+            {repr(row)[:300] for row in (each.items() if name == "log" else each)} for each in (rows, there)
+        )
         return f"{name}: missing {sorted(ours - theirs)[:3]}, too many {sorted(theirs - ours)[:3]}"
     return ""

@@ -199,12 +199,12 @@ def scrub(flow: FlowDataStore) -> Any:
     """Replace a log by another text."""
     task = flow.get_task_datastore("base", "a", "2", attempt=0, mode="d", allow_not_done=True)
     task.scrub_logs(["task"], "stderr")
-    return task.load_logs(["task"], "stderr")
+    return flow.get_task_datastore("base", "a", "2", attempt=0, allow_not_done=True).load_logs(["task"], "stderr")
 
 
 def save_data(flow: FlowDataStore) -> Any:
     """Save blobs without a task, in chunks and in rows, one twice."""
-    return flow.save_data([b"data", NEW, b"data", b"", OWN])
+    return [key for _, key in flow.save_data([b"data", NEW, b"data", b"", OWN])]
 
 
 def save_file(flow: FlowDataStore) -> Any:
@@ -271,7 +271,7 @@ def in_threads(flow: FlowDataStore) -> None:
     def save() -> None:
         try:
             save_large(flow)
-        except BaseException as error:  # noqa: BLE001 - handed on
+        except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=save)
@@ -370,7 +370,8 @@ def plug_in(folder: str) -> Any:
 
     from sqlitestore.paths.stores import open_stores
 
-    with patch.object(SQLiteDatastoreStorage, "datastore_root", path_in(folder)):
+    root = patch.object(SQLiteDatastoreStorage, "datastore_root", path_in(folder))
+    with root, patch.dict(os.environ, USERNAME="tester"):
         try:
             storage = SQLiteDatastoreStorage(path_in(folder))
             blobs = [(f"{FLOW}/files/{number}", io.BytesIO(data)) for number, data in enumerate((b"small", NEW))]
@@ -428,10 +429,7 @@ def _all() -> list[Workload]:
         "close": (close_late, make_base),
         "plug-in": (plug_in, make_base),
     }
-    return found + [
-        Workload(name, work, make, opens_itself=True)
-        for name, (work, make) in openers.items()
-    ]
+    return found + [Workload(name, work, make, opens_itself=True) for name, (work, make) in openers.items()]
 
 
 WORKLOADS = {each.name: each for each in _all()}
