@@ -29,11 +29,11 @@ def new_file(path: str, *, replace: bool = False) -> Iterator[str]:
     DiskFull or StoreUnavailable if the disk does not take it.
     """
     folder, name = os.path.split(path)
-    if os.path.lexists(path) and not replace:
-        raise _exists(path)
     if not os.path.isdir(folder or "."):
         raise StoreMissing(f"There is no folder {folder} to make {name} in; make it, or give another path.")
     _remove_abandoned(folder or ".", name)
+    if os.path.lexists(path) and not replace:
+        raise _exists(path)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
     with _errors_as_ours(path):
         lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

@@ -145,8 +145,8 @@ FAILURES = {
 """All kinds, by name, that may happen at any call."""
 
 CUT_OFF = Failure("cut off", ("xRead",), _cut_off)
-"""A file that ends too early. For SQLite there are zeros behind a file's end: what it says of them is no error of its own,
-so this fits where what is read carries a digest."""
+"""A file that ends too early. For SQLite there are zeros behind a file's end, and it says nothing; so this fits where
+what is read carries a digest."""
 
 
 class FailingFiles:
@@ -159,7 +159,7 @@ class FailingFiles:
     def __init__(self, failure: Failure | None = None, at: int | None = None, seed: int = 0) -> None:
         self._failure = failure
         self._at = at
-        self._chance = Random(seed)
+        self._chance = Random(seed)  # noqa: S311 - to be repeatable
         self._runs = False
         self.calls: list[Call] = []
         self.failed: list[Call] = []

@@ -29,7 +29,8 @@ STATEMENTS = {
     "registered run": f"SELECT {NAMES}, x.tags, x.system_tags, x.task_ids FROM registered_run x " + RUN.format("x"),
     "registered step": f"SELECT {NAMES}, x.step FROM registered_step x " + RUN.format("x"),
     "registered task": f"SELECT {NAMES}, x.step, x.task FROM registered_task x " + RUN.format("x"),
-    "registered metadata": f"SELECT {NAMES}, x.step, x.task, x.field_name, x.type, x.tags, x.value"
+    # DISTINCT: metadata that are registered again are there again, as in Metaflow.
+    "registered metadata": f"SELECT DISTINCT {NAMES}, x.step, x.task, x.field_name, x.type, x.tags, x.value"
     " FROM registered_metadata x " + RUN.format("x"),
     "registered artifact": f"SELECT {NAMES}, x.step, x.task, x.attempt, x.name, x.sha FROM registered_artifact x "
     + RUN.format("x"),
