@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 import apsw
@@ -102,23 +103,32 @@ class Connections:
         """Close this thread's connection; the next use opens a new one."""
         self._local.owned = None
         self._handles.discard(handle)
-        handle.connection.close(True)  # noqa: FBT003 - apsw takes it by position
+        close_whatever_fails(handle.connection)
 
     def thread_ended(self, handle: Handle) -> None:
         """Close the connection of a thread that has ended; a fork under way decides about it by itself."""
         if handle not in self._at_fork:
             self._handles.discard(handle)
-            handle.connection.close(True)  # noqa: FBT003
+            close_whatever_fails(handle.connection)
 
     def close(self) -> None:
-        """Close every thread's connection, each when its transaction has ended. Closing twice is fine."""
+        """Close every thread's connection, each when its transaction has ended. Closing twice is fine.
+
+        If closing one fails, all are closed all the same; then the first error is raised.
+        """
+        failed: list[apsw.Error] = []
         with self._opening:
             self._closed_because = self._closed_because or "was closed"
             for handle in list(self._handles):
                 with handle.lock:
-                    handle.connection.close(True)  # noqa: FBT003
+                    try:
+                        handle.connection.close(True)  # noqa: FBT003 - apsw takes it by position
+                    except apsw.Error as error:
+                        failed.append(error)
             self._handles = set()
             self._local = threading.local()
+        if failed:
+            raise failed[0]
 
     def before_fork(self) -> None:
         """Wait for the transactions of the other threads. In the child these threads end, but must not close theirs."""
@@ -151,6 +161,12 @@ class Connections:
         self._local = threading.local()
         self._handles = set()
         self._at_fork = []
+
+
+def close_whatever_fails(connection: apsw.Connection) -> None:
+    """Close a connection that is given up: its files are closed in any case, and nothing that was committed is lost."""
+    with suppress(apsw.Error):
+        connection.close(True)  # noqa: FBT003
 
 
 def _close(connections: weakref.ref[Connections]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 
 from sqlitestore import schema
-from sqlitestore.connections import Connections, Handle
+from sqlitestore.connections import Connections, Handle, close_whatever_fails
 from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
     Damaged,
@@ -109,8 +109,15 @@ class Database:
         return handle.at_rest is not None or self.query("PRAGMA journal_mode")[0][0] == "wal"
 
     def close(self) -> None:
-        """Close all connections, those of other threads included. A second call does nothing."""
-        self._finalizer()
+        """Close all connections, those of other threads included. A second call does nothing.
+
+        Raises StoreUnavailable if the log could not be moved into the file: it stays beside it then, nothing is lost,
+        and the next to close the file moves it.
+        """
+        try:
+            self._finalizer()
+        except apsw.Error as error:
+            raise self._translated(error) from error
 
     def check_open(self) -> None:
         """Raise StoreClosed after ``close``."""
@@ -239,10 +246,11 @@ class Database:
 
     def _roll_back(self, handle: Handle, rollback: str) -> None:
         """Undo without masking the error that led here; a connection that cannot be undone is dropped."""
-        if not handle.connection.in_transaction:
-            return  # SQLite has rolled back by itself, as it does when the disk is full
         try:
-            handle.connection.execute(rollback)
+            if handle.connection.in_transaction:  # if not, SQLite has rolled back by itself, as on a full disk
+                handle.connection.execute(rollback)
+        except apsw.ConnectionClosedError:
+            pass  # dropped already, by the transaction inside of this one
         except apsw.Error:
             self._connections.discard(handle)
 
@@ -276,10 +284,10 @@ class Database:
                 bound_the_log(connection)
             check_length(connection, self._real_path)
         except apsw.Error as error:
-            connection.close()
+            close_whatever_fails(connection)
             raise self._translated(error) from error
         except BaseException:
-            connection.close()
+            close_whatever_fails(connection)
             raise
         return Handle(connection, at_rest)
 
@@ -318,10 +326,18 @@ class Database:
         """Return our error for SQLite's: grouped by what the user can do."""
         if isinstance(error, apsw.ConnectionClosedError):
             self._connections.check_open()
-        for theirs, ours, message in _ERRORS:
-            if isinstance(error, theirs):
-                return ours(message.format(path=self.path, error=error, seconds=BUSY_TIMEOUT))
-        return StoreUnavailable(f"{self.path}: {type(error).__name__}: {error}. Nothing was changed.")
+        return translated(error, self.path)
+
+
+def translated(error: apsw.Error | UnicodeDecodeError, path: str) -> DataException:
+    """Return our error for what SQLite says of the file ``path``."""
+    for theirs, ours, message in _ERRORS:
+        if isinstance(error, theirs):
+            return ours(message.format(path=path, error=error, seconds=BUSY_TIMEOUT))
+    return StoreUnavailable(
+        f"{path} could not be read or written: {type(error).__name__}: {error}. What was not complete is undone; look "
+        "at its disk, and try again."
+    )
 
 
 _ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...] = (
@@ -333,7 +349,7 @@ _ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...
     (
         (apsw.FullError,),
         DiskFull,
-        "No room for {path}: the disk is full. Nothing was changed; make room and try again.",
+        "No room for {path}: the disk is full. What was not complete is undone; make room and try again.",
     ),
     (
         (apsw.ReadOnlyError,),
@@ -351,6 +367,6 @@ _ERRORS: tuple[tuple[tuple[type[Exception], ...], type[DataException], str], ...
     (
         (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError),
         StoreUnavailable,
-        "{path} cannot be opened: {error}. Look at its permissions and its folder.",
+        "{path} cannot be opened: {error}. Look at its permissions and its folder, and try again.",
     ),
 )

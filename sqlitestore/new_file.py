@@ -6,15 +6,19 @@ under such a name is removed by the next one that makes the same file: a lock te
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from sqlitestore.crash_points import crash_point
-from sqlitestore.errors import FileExists, StoreMissing
+from sqlitestore.errors import DataException, DiskFull, FileExists, StoreMissing, StoreUnavailable
 
 PARTIAL = ".partial"
+
+NOT_HERE = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EISDIR}
+"""What systems and file systems say that do not open or sync folders; all else means that the disk did not."""
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def new_file(path: str, *, replace: bool = False) -> Iterator[str]:
     """Yield the temporary path of an empty file, which is called ``path`` after the block, and on the disk.
 
     If the block raises, or is interrupted, no file is left. Raises FileExists, before and after it (not with
-    ``replace``: then an old file is there until the new one is whole), and StoreMissing if there is no folder for it.
+    ``replace``: then an old file is there until the new one is whole), StoreMissing if there is no folder for it, and
+    DiskFull or StoreUnavailable if the disk does not take it.
     """
     folder, name = os.path.split(path)
     if not os.path.isdir(folder or "."):
@@ -31,25 +36,53 @@ def new_file(path: str, *, replace: bool = False) -> Iterator[str]:
     if os.path.lexists(path) and not replace:
         raise _exists(path)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
-    lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    with _errors_as_ours(path):
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         crash_point("new-file-made")
         _lock(lock)
         crash_point("new-file-locked")
         yield temporary
         crash_point("new-file-filled")
-        _sync(temporary)
-        crash_point("new-file-synced")
-        if replace:
-            os.replace(temporary, path)
-        else:
-            _name(temporary, path)
-        crash_point("new-file-named")
-        _sync(folder or ".")
-        crash_point("new-file-folder-synced")
+        with _errors_as_ours(path):
+            _give_name(temporary, path, folder or ".", replace=replace)
     finally:
-        _unlink(temporary)
-        os.close(lock)
+        try:
+            _unlink(temporary)
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _errors_as_ours(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DataException:
+        raise
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(f"No room for {path}: {error}. It was not made; make room and try again.") from error
+        raise StoreUnavailable(
+            f"{path} could not be written: {error}. It was not made; look at its disk and folder, and try again."
+        ) from error
+
+
+def _give_name(temporary: str, path: str, folder: str, *, replace: bool) -> None:
+    """Give the file its name, content and name being on the disk afterwards; raises OSError if they are not."""
+    _sync(temporary)
+    crash_point("new-file-synced")
+    if replace:
+        os.replace(temporary, path)
+    else:
+        _name(temporary, path)
+    crash_point("new-file-named")
+    try:
+        _sync_folder(folder)
+    except BaseException:
+        if not replace:  # else nothing would be left
+            os.unlink(path)
+        raise
+    crash_point("new-file-folder-synced")
 
 
 def _exists(path: str) -> FileExists:
@@ -70,12 +103,19 @@ def _name(temporary: str, path: str) -> None:
 
 def _sync(path: str) -> None:
     """Have a file, or the names in a folder, on the disk."""
-    with suppress(OSError):  # not every system opens folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in NOT_HERE:
+            raise
 
 
 def _lock(descriptor: int) -> bool:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Literal
 
 import apsw
@@ -148,12 +149,13 @@ def set_journal_mode(connection: apsw.Connection, mode: JournalMode) -> None:
 
     The switch needs the file alone for a moment, and SQLite does not always wait for that.
     """
-    for attempt in range(1000):
+    end = time.monotonic() + BUSY_TIMEOUT
+    for attempt in count():
         try:
             if connection.pragma("journal_mode") != mode:
                 connection.pragma("journal_mode", mode)
         except apsw.BusyError:
-            if attempt == 999:  # noqa: PLR2004
+            if time.monotonic() > end:
                 raise
             threading.Event().wait(0.005 + attempt % 10 / 1000)
         else:

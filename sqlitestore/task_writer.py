@@ -90,7 +90,7 @@ class TaskDataStoreWriter(TaskDataStore):
         def write_to(file: WriteFile) -> None:
             try:
                 told = dict(serializer.serialize(obj, file) or {})
-            except DataException:
+            except (DataException, MemoryError):
                 raise
             except Exception as error:
                 raise UnpicklableArtifactException(

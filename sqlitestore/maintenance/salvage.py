@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ import apsw
 
 from sqlitestore import schema
 from sqlitestore.crash_points import crash_point
+from sqlitestore.database import translated
 from sqlitestore.errors import NotAStore, StoreMissing
 from sqlitestore.maintenance.carving import Carver
 from sqlitestore.maintenance.page_file import PageFile
@@ -74,7 +76,12 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str], *, progre
     if not os.path.isfile(path):
         raise StoreMissing(f"There is no file {path}; give the path of a damaged store.")
     findings = Findings(path)
-    with new_file(out) as temporary, PageFile(os.path.realpath(path)) as pages, closing(Staging()) as staging:
+    with (
+        _errors_as_ours(out),
+        new_file(out) as temporary,
+        PageFile(os.path.realpath(path)) as pages,
+        closing(Staging()) as staging,
+    ):
         carver = Carver(pages, findings, progress)
         if pages.cut:
             findings.add("store", "the end of the file is missing")
@@ -90,6 +97,15 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str], *, progre
         size=os.path.getsize(out),
         seconds=time.monotonic() - start,
     )
+
+
+@contextmanager
+def _errors_as_ours(out: str) -> Iterator[None]:
+    """Raise DiskFull or StoreUnavailable for what SQLite says of the new file, or of what is gathered for it."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translated(error, out) from error
 
 
 class _Salvage:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import apsw
-
-from sqlitestore import new_file
 
 BASE = "unix"
 """The VFS that does the work."""
@@ -38,7 +37,7 @@ class Call:
 class Watcher(Protocol):
     """Told of each call, which is made when it calls ``proceed``; what it returns or raises, SQLite gets."""
 
-    def around(self, call: Call, proceed: Callable[[], Any]) -> Any:
+    def around(self, call: Call, proceed: Callable[..., Any]) -> Any:
         """Make the call, or not."""
 
 
@@ -82,7 +81,7 @@ class WatchedFile(apsw.VFSFile):
         self._number = number
         super().__init__(BASE, name, flags)
 
-    def _around(self, method: str, proceed: Callable[[], Any], *arguments: Any) -> Any:
+    def _around(self, method: str, proceed: Callable[..., Any], *arguments: Any) -> Any:
         return self._watcher.around(Call(method, self._path, self._number, arguments), proceed)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
@@ -91,8 +90,12 @@ class WatchedFile(apsw.VFSFile):
         return read
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        """Write."""
-        self._around("xWrite", lambda: super(WatchedFile, self).xWrite(data, offset), bytes(data), offset)
+        """Write; the watcher may have only a part written, which it gives to ``proceed``."""
+
+        def proceed(part: bytes = data) -> None:
+            super(WatchedFile, self).xWrite(part, offset)
+
+        self._around("xWrite", proceed, bytes(data), offset)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
         """Cut the file off."""
@@ -177,11 +180,9 @@ def watched(watcher: Watcher) -> Iterator[None]:
     name = next(_names)
     vfs = WatchedVFS(name, watcher)
     apsw.set_default_vfs(name)
-    package: Any = new_file  # whose import of ``os`` is its own affair
-    package.os = _WatchedOs(watcher)
     try:
-        yield
+        with patch("sqlitestore.new_file.os", _WatchedOs(watcher)):
+            yield
     finally:
-        package.os = os
         apsw.set_default_vfs(before)
         vfs.unregister()
