@@ -90,9 +90,7 @@ class Blobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(
-        self, payloads: Iterable[Payload], keys: Iterable[str] = (), *, root: Root | None = None
-    ) -> list[StoredBlob]:
+    def put(self, payloads: Iterable[Payload], keys: Iterable[str] = (), root: Root | None = None) -> list[StoredBlob]:
         """Store each payload once; return keys and sizes in order, duplicates included.
 
         Blobs are keyed by xxh3-128, or by the ``keys`` given (one a payload, checked against the bytes: InvalidKey).
@@ -100,8 +98,7 @@ class Blobs:
         transactions stay, referenced by nothing and so harmless.
 
         Each blob is held (see ``holds``) until the transaction that references it releases it. With ``root`` something
-        refers to it as soon as it is there, also if this process ends at once: for callers who will not put again what
-        is there.
+        refers to it in the transaction that stores it: for callers who will not put again what is there.
         """
         self._database.check_open()
         stored: list[StoredBlob] = []

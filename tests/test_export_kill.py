@@ -1,4 +1,4 @@
-"""Export and import that are killed, or meet another of their kind; see test_kill_maintenance for random moments."""
+"""Export and import that are killed, or meet another of their kind; see proof/test_kills for random moments."""
 
 from __future__ import annotations
 

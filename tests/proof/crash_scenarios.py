@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 from pathlib import Path
 
 from crash_plug_in import PLUG_IN
@@ -13,6 +15,7 @@ from crash_writers import WRITERS
 
 import sqlitestore
 
+GROUPS = {"writers": WRITERS, "upkeep": UPKEEP, "plug-in": PLUG_IN}
 SCENARIOS = (*WRITERS, *UPKEEP, *PLUG_IN)
 SOURCES = Path(sqlitestore.__file__).parent
 
@@ -23,9 +26,9 @@ def named(name: str) -> Scenario:
 
 
 def points_of(scenario: Scenario) -> list[str]:
-    """Return the places that this scenario is the first to be there for."""
+    """Return the places that this scenario is the first to be there for; one of the others if there is none."""
     earlier = {point for each in SCENARIOS[: SCENARIOS.index(scenario)] for point in each.passes}
-    return [point for point in scenario.passes if point not in earlier]
+    return [point for point in scenario.passes if point not in earlier] or [scenario.passes[0]]
 
 
 def in_the_sources() -> list[tuple[str, object]]:
@@ -45,11 +48,15 @@ def all_points() -> set[str]:
     return {str(name) for _, name in in_the_sources()} | {FILE_WRITTEN}
 
 
-def kill_at_each(name: str, folder: str) -> int:
-    """Kill a scenario at the first arrival at each of its places; return how often."""
-    scenario = named(name)
-    trial = Trial.made(scenario, folder)
-    points = points_of(scenario) or scenario.passes[:1]
-    for point in points:
-        trial.kill_at(point, 1)
-    return len(points)
+def kill_at_each(group: str, folder: str) -> dict[str, int]:
+    """Kill the scenarios of a group at the first arrival at each of their places; return how often, by scenario."""
+    killed = {}
+    for scenario in GROUPS[group]:
+        place = os.path.join(folder, str(len(killed)))
+        trial = Trial.made(scenario, place)
+        points = points_of(scenario)
+        for point in points:
+            trial.kill_at(point, 1)
+        killed[scenario.name] = len(points)
+        shutil.rmtree(place)
+    return killed

@@ -23,12 +23,17 @@ from typing import Any, NamedTuple
 
 from crash_states import State, Unit, databases, is_only_begun, names_in, objects_of, recovered, state_of
 
+from sqlitestore import blobs, chunk_stream
 from sqlitestore.crash_points import set_hook
 from sqlitestore.maintenance import compact, purge, reclaim
 from sqlitestore.maintenance.verify import verify
+from sqlitestore.remote import pull, push, pushed_blobs
 
 LONGEST = 120
 """After which a child is taken for hanging [s]."""
+
+IMPORTED_LATE = ("importlib.metadata", "pyfastcdc", "socket", "email.message")
+"""What the package imports when it makes a file, or cuts a blob: once here rather than in each child."""
 
 Patch = Callable[[], object]
 
@@ -102,7 +107,7 @@ class Trial:
     def made(cls, scenario: Scenario, folder: str, patch: Patch = nothing) -> Trial:
         """Prepare the folder, and do the work once."""
         trial = cls(scenario, folder, patch)
-        for module in scenario.imports:
+        for module in (*IMPORTED_LATE, *scenario.imports):
             importlib.import_module(module)
         os.makedirs(trial.before)
         pid = _fork(lambda: scenario.prepare(trial.before))
@@ -274,9 +279,6 @@ def _check_product(folder: str) -> None:
 
 def _small_batches() -> None:
     """Make what is done in batches take several of them for little content; in a child, which ends with it."""
-    from sqlitestore import blobs, chunk_stream
-    from sqlitestore.remote import pull, push, pushed_blobs
-
     chunk_stream.BATCH = 200_000
     blobs.BATCH = 20_000
     reclaim.BATCH = 200_000

@@ -42,8 +42,9 @@ def attempt(run: str, step: str, task: str, number: int = 0) -> Unit:
 
 def writer_of(flow: FlowDataStore, run: str, step: str, task: str, number: int = 0) -> Any:
     """Return a started writer, as who does something again would: None if the attempt is done."""
-    found = flow.get_latest_task_datastores(pathspecs=[f"{run}/{step}/{task}"])
-    if found and found[0].attempt >= number:
+    done = flow.get_latest_task_datastores(pathspecs=[f"{run}/{step}/{task}"])
+    begun = flow.get_latest_task_datastores(pathspecs=[f"{run}/{step}/{task}"], allow_not_done=True)
+    if any(each.attempt >= number for each in done) or any(each.attempt > number for each in begun):
         return None
     writer = flow.get_task_datastore(run, step, task, attempt=number, mode="w")
     writer.init_task()

@@ -1,4 +1,4 @@
-"""What test_kill_maintenance does in a process of its own: kills prune, compact, import and export."""
+"""Kills prune, restore, purge, compact, import, export and salvage of one file; in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from helpers_processes import fork
@@ -14,6 +15,7 @@ from helpers_store import FLOW, incompressible, rows, save_task
 from sqlite_oracle import check_file
 
 from sqlitestore import FlowDataStore, compact, export, merge, plan_prune, prune, restore
+from sqlitestore.maintenance.salvage import salvage
 
 SHARED = incompressible(900_000, 1)
 ARCHIVE = "archive.db"
@@ -41,7 +43,8 @@ def kill_again_and_again(folder: str, kills: int, seed: int) -> dict[str, int]:
     """Kill work on the file at random moments, and look at what is there each time; return how often what was seen."""
     chance = random.Random(seed)
     path = make(folder)
-    seen = {"pruned": 0, "purging": 0, "garbage": 0, "imported": 0, "partial files": 0}
+    archive = Path(folder, ARCHIVE).read_bytes()
+    seen = {"pruned": 0, "purging": 0, "garbage": 0, "imported": 0, "partial files": 0, "files made": 0}
     for _ in range(kills):
         worker = fork(_work, folder, chance.random())
         time.sleep(0.02 + chance.random() * 0.25)
@@ -52,33 +55,48 @@ def kill_again_and_again(folder: str, kills: int, seed: int) -> dict[str, int]:
         check_file(path)
         _check_runs(path, seen)
         _check_archives(folder, seen)
+        assert Path(folder, ARCHIVE).read_bytes() == archive, "what was imported has changed"
     _tidy(folder)
     return seen
 
 
 def _work(folder: str, luck: float) -> None:
     chance = random.Random(luck)
-    with FlowDataStore(FLOW, ds_root=os.path.join(folder, "runs.db"), trust=True) as flow:
-        while True:
-            runs = flow._storage_impl.runs(FLOW)
-            going = [f"{FLOW}/{run}" for run in chance.sample(runs, min(len(runs), 2))]
-            what = chance.randrange(6)
-            if what == 0 and len(runs) > 2:
-                prune(flow, plan_prune(flow, going))
-            elif what == 1 and len(runs) > 2:
-                prune(flow, plan_prune(flow, going), empty_trash=True)
-            elif what == 2:
-                there = {run.pathspec for run in flow._storage_impl.tables.trash.runs() if not run.purging}
-                restore(flow, [pathspec for pathspec in sorted(there) if pathspec.split("/")[1] not in runs][:1])
-            elif what == 3:
-                compact(flow)
-            elif what == 4:
-                merge(flow, [os.path.join(folder, ARCHIVE)])
-            else:
-                out = os.path.join(folder, "out.db")
-                if os.path.exists(out):
-                    os.unlink(out)
-                export(flow, out, going[:1])
+    path = os.path.join(folder, "runs.db")
+    while True:
+        if (
+            chance.random() < 0.15
+        ):  # by itself: closing a file that it reads past SQLite ends this process's locks on it
+            salvage(path, _out(folder))
+        with FlowDataStore(FLOW, ds_root=path, trust=True) as flow:
+            _do(flow, folder, chance)
+
+
+def _do(flow: FlowDataStore, folder: str, chance: random.Random) -> None:
+    runs = flow._storage_impl.runs(FLOW)
+    going = [f"{FLOW}/{run}" for run in chance.sample(runs, min(len(runs), 2))]
+    what = chance.randrange(6)
+    if what == 0 and len(runs) > 2:
+        prune(flow, plan_prune(flow, going))
+    elif what == 1 and len(runs) > 2:
+        prune(flow, plan_prune(flow, going), empty_trash=True)
+    elif what == 2:
+        there = {run.pathspec for run in flow._storage_impl.tables.trash.runs() if not run.purging}
+        restore(flow, [pathspec for pathspec in sorted(there) if pathspec.split("/")[1] not in runs][:1])
+    elif what == 3:
+        compact(flow)
+    elif what == 4:
+        merge(flow, [os.path.join(folder, ARCHIVE)])
+    else:
+        export(flow, _out(folder), going[:1])
+
+
+def _out(folder: str) -> str:
+    """Return the path of a file that is not there."""
+    out = os.path.join(folder, "out.db")
+    if os.path.exists(out):
+        os.unlink(out)
+    return out
 
 
 def _check_runs(path: str, seen: dict[str, int]) -> None:
@@ -98,13 +116,15 @@ def _check_runs(path: str, seen: dict[str, int]) -> None:
 
 
 def _check_archives(folder: str, seen: dict[str, int]) -> None:
-    """An export is whole or not there, whatever hidden files it left; the archive that was imported is as it was."""
+    """An export, or what was salvaged, is whole or not there, whatever hidden files it left."""
     out = os.path.join(folder, "out.db")
     if os.path.exists(out):
         check_file(out)
         with FlowDataStore(FLOW, ds_root=out, trust=True) as flow:
-            [run] = flow._storage_impl.runs(FLOW)
-            assert len(flow.get_latest_task_datastores(run)) == 3
+            runs = flow._storage_impl.runs(FLOW)
+            assert runs
+            assert all(len(flow.get_latest_task_datastores(run)) == 3 for run in runs)
+        seen["files made"] += 1
     seen["partial files"] += sum(name.endswith(".partial") for name in os.listdir(folder))
 
 

@@ -1,4 +1,4 @@
-"""What test_kill does in a process of its own: starts writers, kills them at random moments, and looks at the file."""
+"""Starts writers, kills them at random moments, all or some, and looks at the file; in a process of its own."""
 
 from __future__ import annotations
 

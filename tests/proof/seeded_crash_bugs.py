@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import crash_scenarios
-from crash_trials import Trial
+from crash_trials import Trial, nothing
 
 from sqlitestore import chunk_stream, schema, tasks
 from sqlitestore.archive import export, merge, records
@@ -26,13 +26,12 @@ from sqlitestore.trash import Trash
 
 
 class Seeded(NamedTuple):
-    """A mistake: what puts it in, and the scenario and place at whose n-th arrival a kill shows it."""
+    """A mistake: what puts it in, and the scenario and place at which a kill shows it."""
 
     name: str
     put_in: Callable[[], object]
     scenario: str
     point: str
-    arrival: int
 
 
 def _finish_in_two(*, done_first: bool) -> Callable[[], object]:
@@ -56,10 +55,10 @@ def _finish_in_two(*, done_first: bool) -> Callable[[], object]:
                     for position, (name, key, *rest) in enumerate(rows):
                         [(blob,)] = connection.execute(tasks.SELECT_BLOB_ID, (key,)).fetchall()
                         connection.execute(tasks.INSERT_ARTIFACT, (attempt, name, position, blob, *rest))
-                crash_point("attempt-artifacts-inserted")
 
             for step in (mark, insert) if done_first else (insert, mark):
                 step()
+                crash_point("attempt-artifacts-inserted")
 
         Tasks.finish = finish  # type: ignore[method-assign]
 
@@ -140,7 +139,6 @@ def _purge_in_two(*, blobs_first: bool) -> Callable[[], object]:
                     for attempt in attempts:
                         for statement in purge.DELETE_OF_ATTEMPT:
                             connection.execute(statement, (attempt,))
-                crash_point("purge-attempt-rows-deleted")
 
             for step in (delete_blobs, delete_rows) if blobs_first else (delete_rows, delete_blobs):
                 step()
@@ -206,33 +204,37 @@ def _imported_in_parts() -> None:
 
 
 SEEDED = (
-    Seeded("done marker before artifacts", _finish_in_two(done_first=True), "artifacts", "after-commit", 6),
-    Seeded(
-        "done marker after artifacts", _finish_in_two(done_first=False), "artifacts", "attempt-artifacts-inserted", 1
-    ),
-    Seeded("version set apart", _version_apart, "migration of format 1", "migration-versioned", 1),
-    Seeded("version set apart, of format 2", _version_apart, "migration of format 2", "migration-versioned", 1),
-    Seeded("named before it is filled", _named_at_once, "export", "archive-blobs-copied", 1),
-    Seeded("log acknowledged early", _log_acknowledged_early, "logs", "log-part-inserted", 1),
-    Seeded("blobs purged first", _purge_in_two(blobs_first=True), "purge", "purge-attempt-rows-deleted", 1),
-    Seeded("blobs purged later", _purge_in_two(blobs_first=False), "purge", "purge-attempt-rows-deleted", 1),
-    Seeded("chunks listed apart", _list_apart, "artifacts", "blob-row-inserted", 1),
-    Seeded("kept later, by Metaflow", _kept_later, "Metaflow writes by paths", "paths-blob-put", 1),
-    Seeded("kept later, by pull", _kept_later, "pull", "pull-blobs-put", 1),
-    Seeded("restored one by one", _restored_one_by_one, "restore", "restore-run-back", 1),
-    Seeded("imported in parts", _imported_in_parts, "import", "run-attempts-written", 1),
+    Seeded("done marker before artifacts", _finish_in_two(done_first=True), "artifacts", "attempt-artifacts-inserted"),
+    Seeded("done marker after artifacts", _finish_in_two(done_first=False), "artifacts", "attempt-artifacts-inserted"),
+    Seeded("chunks listed apart", _list_apart, "artifacts", "blob-row-inserted"),
+    Seeded("log acknowledged early", _log_acknowledged_early, "logs", "log-part-inserted"),
+    Seeded("blobs purged first", _purge_in_two(blobs_first=True), "purge", "purge-attempt-rows-deleted"),
+    Seeded("blobs purged later", _purge_in_two(blobs_first=False), "purge", "purge-attempt-rows-deleted"),
+    Seeded("restored one by one", _restored_one_by_one, "restore", "restore-run-back"),
+    Seeded("named before it is filled", _named_at_once, "export", "archive-blobs-copied"),
+    Seeded("imported in parts", _imported_in_parts, "import", "run-attempts-written"),
+    Seeded("version set apart", _version_apart, "migration of format 1", "migration-versioned"),
+    Seeded("version set apart, format 2", _version_apart, "migration of format 2", "migration-versioned"),
+    Seeded("kept later, by Metaflow", _kept_later, "Metaflow writes by paths", "paths-blob-put"),
+    Seeded("kept later, by pull", _kept_later, "pull", "pull-blobs-put"),
 )
 
 
-def find(name: str, folder: str) -> str:
-    """Return what a kill finds with the mistake in the package; "" for nothing. Without it the same kill finds none."""
-    seeded = next(each for each in SEEDED if each.name == name)
-    trial = Trial.made(crash_scenarios.named(seeded.scenario), folder)
-    if seeded.point in trial.scenario.passes:
-        trial.kill_at(seeded.point, seeded.arrival)
-    trial.patch = seeded.put_in
-    try:
-        trial.kill_at(seeded.point, seeded.arrival)
-    except AssertionError as error:
-        return str(error)
-    return ""
+def find_all(folder: str) -> dict[str, str]:
+    """Return what a kill finds with each mistake in the package; "" for nothing."""
+    trials: dict[str, Trial] = {}
+    found = {}
+    for seeded in SEEDED:
+        if seeded.scenario not in trials:
+            place = os.path.join(folder, str(len(trials)))
+            trials[seeded.scenario] = Trial.made(crash_scenarios.named(seeded.scenario), place)
+        trial = trials[seeded.scenario]
+        trial.patch = seeded.put_in
+        found[seeded.name] = ""
+        try:
+            trial.kill_at(seeded.point, 1)
+        except AssertionError as error:
+            found[seeded.name] = str(error)
+        trial.patch = nothing
+        trial.kill_at(seeded.point, 1)  # without the mistake there is nothing to be found
+    return found

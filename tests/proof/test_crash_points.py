@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crash_scenarios import SCENARIOS, all_points, in_the_sources, kill_at_each
-from crash_trials import Scenario
+from crash_scenarios import GROUPS, SCENARIOS, all_points, in_the_sources, kill_at_each, points_of
 from helpers_processes import run
 
 from sqlitestore import crash_points
@@ -43,7 +42,14 @@ def test_nothing_happens_without_a_test() -> None:
     assert passed == ["before-commit"]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_killed_at_each_of_its_places(scenario: Scenario, tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+def test_killed_at_each_place(group: str, tmp_path: Path) -> None:
     """What was acknowledged is there, what was not begun is not, and the same work done again ends as ever."""
-    assert run(kill_at_each, scenario.name, str(tmp_path / "trial")) > 0
+    killed = run(kill_at_each, group, str(tmp_path))
+    assert sorted(killed) == sorted(scenario.name for scenario in GROUPS[group])
+    assert min(killed.values()) > 0
+
+
+def test_the_groups_have_all_places() -> None:
+    """Between them, each place is one at which somebody is killed."""
+    assert {point for group in GROUPS.values() for each in group for point in points_of(each)} >= all_points()
