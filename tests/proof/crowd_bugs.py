@@ -81,7 +81,9 @@ def no_holds() -> AbstractContextManager[Any]:
     """Prune and compact take what a writer in flight has put."""
     held = "OR EXISTS (SELECT 1 FROM held"
     assert held in reclaim.SELECT_UNNEEDED
-    return mock.patch.object(reclaim, "SELECT_UNNEEDED", reclaim.SELECT_UNNEEDED.replace(held, held[:2] + " 0 AND" + held[2:]))
+    return mock.patch.object(
+        reclaim, "SELECT_UNNEEDED", reclaim.SELECT_UNNEEDED.replace(held, held[:2] + " 0 AND" + held[2:])
+    )
 
 
 def wrong_bytes() -> AbstractContextManager[Any]:

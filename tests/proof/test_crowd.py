@@ -9,8 +9,7 @@ import proof_crowd
 import proof_crowd_with_journal
 import pytest
 from crowd import LONGEST_WAIT, Crowd, gather
-from crowd_upkeep import IMPORTED
-from helpers_store import FLOW, incompressible, save_task
+from helpers_store import FLOW, incompressible, save_task, tampering
 
 from sqlitestore import BlobNotFound, Damaged, FlowDataStore, plan_prune, prune
 
@@ -48,11 +47,11 @@ def test_a_crowd_with_a_rollback_journal(tmp_path: Path) -> None:
 
 SEEN: dict[str, tuple[dict[str, int], str]] = {
     "no_waiting": ({"writer": 4, "reader": 1}, "StoreBusy"),
-    "pretended_writing": ({"writer": 6, "reader": 2}, "is not there|is not in|not so|not its last|was never done"),
+    "pretended_writing": ({"writer": 6, "reader": 2}, "TaskNotFound|is not there|not so|not its last"),
     "late_locking": ({"writer": 5, "reader": 1}, "StoreBusy"),
     "no_snapshot": ({"writer": 4, "reader": 3}, "changed from"),
-    "one_look_up_for_each_task": ({"writer": 5, "reader": 4}, "are there"),
-    "connections_in_forked_children": ({"forker": 3, "writer": 2}, ""),
+    "one_look_up_for_each_task": ({"writer": 5, "reader": 4}, "of writer. only"),
+    "connections_in_forked_children": ({"forker": 1}, "forker0"),
     "no_holds": ({"writer": 6, "compactor": 2}, "BlobNotFound"),
     "wrong_bytes": ({"writer": 2, "reader": 3}, "artifact (noise|shared|large) of live-.*/writer0-"),
 }
@@ -66,11 +65,11 @@ def test_a_crowd_sees(bug: str, tmp_path: Path) -> None:
         gather(Crowd(roles, 20, 3, bug=bug), str(tmp_path))
 
 
-@pytest.mark.parametrize("roles", [roles for roles, _ in SEEN.values()][:1])
-def test_the_crowds_that_see_bugs_are_content_without(roles: dict[str, int], tmp_path: Path) -> None:
+def test_a_crowd_of_those_roles_is_content_without_a_bug(tmp_path: Path) -> None:
     """It is the bug that they see."""
-    together = {"writer": 4, "reader": 2, "compactor": 1, "forker": 1} | roles
-    assert gather(Crowd(together, 1, 3), str(tmp_path))["tasks written"] > 0
+    roles = {"writer": 4, "reader": 3, "compactor": 1, "forker": 1}
+    assert {role for seen, _ in SEEN.values() for role in seen} == set(roles)
+    assert gather(Crowd(roles, 1, 3), str(tmp_path))["tasks written"] > 0
 
 
 def test_a_run_that_is_purged_while_it_is_read_is_not_taken_for_damage(tmp_path: Path) -> None:
@@ -80,15 +79,12 @@ def test_a_run_that_is_purged_while_it_is_read_is_not_taken_for_damage(tmp_path:
         for run in ("1", "2"):
             save_task(flow, run, large=incompressible(3_000_000, int(run)))
         keys = [flow.get_task_datastore(run, "a", "1").ds_metadata["objects"]["large"] for run in ("1", "2")]
-        with pytest.raises(BlobNotFound, match=keys[0]), flow.ca_store.open_blob(keys[0]) as file:
-            file.read(10)
-            prune(other, plan_prune(other, [f"{FLOW}/1"]), empty_trash=True)
+        file = flow._storage_impl.open_blob(FLOW, keys[0])
+        assert file.read(10)
+        prune(other, plan_prune(other, [f"{FLOW}/1"]), empty_trash=True)
+        with pytest.raises(BlobNotFound, match=keys[0]):
             file.read()
+        with tampering(path) as connection:
+            connection.execute("DELETE FROM chunk WHERE id = (SELECT max(id) FROM chunk)")
         with pytest.raises(Damaged, match="is missing"), flow.ca_store.open_blob(keys[1]) as file:
-            with other._storage_impl.database.write() as connection:
-                connection.execute("PRAGMA defer_foreign_keys=ON")
-                connection.execute("UPDATE blob_chunk SET chunk = chunk WHERE 0")
-            file._chunks[-1] = 10**6
-            other._storage_impl.database.query("SELECT 1")
             file.read()
-    assert IMPORTED
