@@ -12,7 +12,7 @@ from xxhash import xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.database import Database
-from sqlitestore.errors import Damaged
+from sqlitestore.errors import BlobNotFound, Damaged
 
 MAX_CHUNK = 16 * 2**20
 """[bytes] Format limit of a chunk; what a file claims beyond it is damage, or an attack on our memory."""
@@ -21,6 +21,7 @@ MAX_INLINE = 2**20
 """[bytes] Format limit of a blob that sits in its row."""
 
 SELECT_CHUNK_BY_ID = "SELECT size, codec, bytes, digest FROM chunk WHERE id = ?"
+IS_MADE_OF = "SELECT 1 FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ? AND c.chunk = ? LIMIT 1"
 
 
 class InlineReader(BytesIO):
@@ -36,7 +37,8 @@ class ChunkedReader:
     """A large blob, one chunk in memory at a time.
 
     Use it in ``with``: leaving the block reads what was left and raises Damaged if the whole is not what the key says.
-    Chunks are immutable, so no transaction stays open between two of them.
+    Chunks are immutable, so no transaction stays open between two of them. A blob that is pruned meanwhile raises
+    BlobNotFound.
     """
 
     def __init__(self, database: Database, key: str, size: int, chunks: array[int], hasher: Any) -> None:
@@ -123,8 +125,10 @@ class ChunkedReader:
 
     def _decoded(self, chunk_id: int) -> tuple[bytes, int, bytes]:
         rows = self._database.query(SELECT_CHUNK_BY_ID, (chunk_id,))
+        if not rows and not self._database.query(IS_MADE_OF, (bytes.fromhex(self._key), chunk_id)):
+            raise BlobNotFound(f"Blob {self._key} was pruned from {self._database.path} while it was being read.")
         if not rows:
-            raise self._damaged(f"chunk {chunk_id} is missing (or was pruned just now)")
+            raise self._damaged(f"chunk {chunk_id} is missing")
         size, codec, stored, digest = rows[0]
         if not isinstance(size, int) or not 0 < size <= MAX_CHUNK:
             raise self._damaged(f"chunk {chunk_id} claims {size} bytes")

@@ -252,6 +252,8 @@ class Blobs:
                 chunks = array("q", (chunk for (chunk,) in self._database.query(SELECT_CHUNKS_OF, (key_of(key),))))
             except TypeError as error:
                 raise Damaged(f"Blob {key} in {self._database.path} is damaged: its list of chunks is none.") from error
+            if not chunks and not self.has([key])[0]:  # pruned between the two queries
+                raise self.missing(key)
             return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
         if not isinstance(size, int) or not 0 <= size <= MAX_INLINE:
             raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")

@@ -80,7 +80,9 @@ def test_a_store_moves_between_journal_modes(tmp_path: Path) -> None:
 def test_who_only_looks_at_a_file_leaves_its_journal(tmp_path: Path) -> None:
     """The command line and verify do not give a log to a file that somebody made without, beside whoever uses it."""
     path = str(tmp_path / "runs.db")
-    with FlowDataStore(FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, journal_mode="delete")) as flow:
+    with FlowDataStore(
+        FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, journal_mode="delete")
+    ) as flow:
         save_task(flow, x=1)
     SQLiteStorage(path, create=False).close()
     assert verify(path).ok

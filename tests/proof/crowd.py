@@ -67,13 +67,17 @@ class Crowd(NamedTuple):
 
 def gather(crowd: Crowd, folder: str) -> dict[str, int | float]:
     """Let a crowd loose in a fresh process and an empty folder; return figures. Raises AssertionError."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    environment = {"PYTHONPATH": os.pathsep.join([HERE, here]), "USERNAME": "tester"}
-    outcome = run(let_loose, folder, *crowd, timeout=crowd.seconds + 2 * PATIENCE, environment=environment)
+    outcome = run(let_loose, folder, *crowd, timeout=crowd.seconds + 2 * PATIENCE, environment=environment())
     if outcome["wrong"]:
         shown = "\n".join(outcome["wrong"][:3])
         raise AssertionError(f"seed {crowd.seed}: {len(outcome['wrong'])} things went wrong:\n{shown}")
     return outcome["figures"]  # type: ignore[no-any-return]
+
+
+def environment() -> dict[str, str]:
+    """Return what a fresh process needs to find these modules; and who works there, since Metaflow asks."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    return {"PYTHONPATH": os.pathsep.join([HERE, here]), "USERNAME": "tester"}
 
 
 def let_loose(

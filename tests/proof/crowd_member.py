@@ -83,6 +83,8 @@ class Member:
     def heard(self, kind: str, role: str = "") -> list[Any] | None:
         """Return something of that kind that another (of that role) said, the latest more often than the older."""
         names = [name for name in self.setting.members if name != self.name and name.startswith(role)]
+        if not names:
+            return None
         with suppress(FileNotFoundError), open(self.setting.place("said", self.chance.choice(names)), "rb") as ledger:
             size = ledger.seek(0, os.SEEK_END)
             ledger.seek(max(0, size - self.chance.choice([1_000, 1_000, 10_000, size])))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from crowd_content import (
-    ERA,
     FLOW,
     LIVE,
     PASSING,
@@ -24,7 +24,7 @@ from crowd_content import (
 from crowd_member import Member
 from helpers_processes import in_threads
 
-from sqlitestore import FlowDataStore, NotFound, TaskNotFound, change_tags, tags_of
+from sqlitestore import FlowDataStore, NotFound, change_tags, tags_of
 
 PASSING_TASKS = 3
 
@@ -90,18 +90,27 @@ def check_run(run: str, found: list[Any]) -> None:
 
 
 def look_up_pathspecs(member: Member, flow: FlowDataStore) -> None:
-    """Ask for a writer's latest tasks and its next, one by one: in one snapshot, so there is no gap."""
+    """Ask for a writer's next task first and for those after it last: in one snapshot, so there is no gap."""
     heard = member.heard("task", "writer")
     if heard is None:
         return
     who, _, number = heard[1].rpartition("/")[2].rpartition("-")
-    run = live_pathspec(who, int(number)).split("/")[0]
-    start = int(run.removeprefix(LIVE)) * ERA
-    wanted = [live_pathspec(who, each) for each in range(start, start + ERA)]
     with member.timed("pathspecs looked up"):
-        found = flow.get_latest_task_datastores(pathspecs=wanted, allow_not_done=True)
-    assert [task.pathspec for task in found] == wanted[: len(found)], f"of {wanted} only {found} are there"
-    assert len(found) > int(number) - start, f"{heard[1]} was done, and is not there"
+        there = flow.get_latest_task_datastores(
+            pathspecs=[live_pathspec(who, each) for each in range(int(number), int(number) + 60)], allow_not_done=True
+        )
+    assert there, f"{heard[1]} was done, and is not there"
+    latest = int(there[-1].pathspec.rpartition("-")[2])
+    between = [f"{LIVE}0/step0/nobody-{each}" for each in range(400)]
+    after = [live_pathspec(who, each) for each in range(latest + 2, latest + 20)]
+    with member.timed("pathspecs looked up"):
+        found = flow.get_latest_task_datastores(
+            pathspecs=[live_pathspec(who, latest + 1), *between, *after], allow_not_done=True
+        )
+    numbers = [int(task.pathspec.rpartition("-")[2]) for task in found]
+    assert numbers == list(range(latest + 1, latest + 1 + len(found))), (
+        f"after {latest} of {who} only {numbers} are there"
+    )
 
 
 def look_twice(member: Member, flow: FlowDataStore) -> None:
@@ -217,34 +226,57 @@ def threaded(member: Member) -> None:
 
 
 def forker(member: Member) -> None:
-    """Fork in the middle of work, while another thread writes: child and parent go on with the same store."""
-    with member.open() as flow:
-        while member.goes_on():
-            names = [f"{member.name}.{member.rounds}.{who}" for who in ("thread", "parent", "child")]
-            failed: list[BaseException] = []
+    """Fork in the middle of work, while another thread writes: child and parent go on with the same store.
 
-            def write(who: str) -> None:
-                for number in range(2):
-                    member.write_task(flow, live_pathspec(who, number))
-
-            def write_in_thread(who: str = names[0]) -> None:
-                try:
-                    write(who)
-                except BaseException as error:
-                    failed.append(error)
-
-            def in_child(who: str = names[2]) -> None:
-                write(who)
-                read_acknowledged(member, flow)
-                with member.answered_by(TaskNotFound):
-                    flow.get_task_datastore(f"{LIVE}0", "step0", "nobody-0")
-
-            thread = threading.Thread(target=write_in_thread)
-            thread.start()
-            with member.timed("forks"):
-                child = member.forked(in_child)
-            write(names[1])
-            thread.join()
+    Every other time the parent closes it before the child has done its work, and opens it again.
+    """
+    while member.goes_on():
+        closes_first = member.rounds % 2 == 0
+        with member.open() as flow:
+            child = _fork_among_threads(member, flow, closes_first=closes_first)
+            if not closes_first:
+                member.wait_for(child)
+        if closes_first:
+            with member.open() as flow:
+                for number in range(3):
+                    member.write_task(flow, live_pathspec(f"{member.name}.{member.rounds}.again", number))
             member.wait_for(child)
-            if failed:
-                raise failed[0]
+
+
+def _fork_among_threads(member: Member, flow: FlowDataStore, *, closes_first: bool) -> int:
+    names = [f"{member.name}.{member.rounds}.{who}" for who in ("thread", "parent", "child")]
+    failed: list[BaseException] = []
+    closed, closes = os.pipe()
+
+    def write(who: str, *numbers: int) -> None:
+        for number in numbers:
+            member.write_task(flow, live_pathspec(who, number))
+
+    def write_in_thread() -> None:
+        try:
+            write(names[0], 0, 1)
+        except BaseException as error:
+            failed.append(error)
+
+    def in_child() -> None:
+        os.close(closes)
+        write(names[2], 0)
+        if closes_first:
+            os.read(closed, 1)  # nobody ever says anything: the parent closes its end
+        write(names[2], 1, 2)
+        read_acknowledged(member, flow)
+        flow.close()
+
+    thread = threading.Thread(target=write_in_thread)
+    thread.start()
+    with member.timed("forks"):
+        child = member.forked(in_child)
+    write(names[1], 0, 1)
+    thread.join()
+    if closes_first:
+        flow.close()
+    os.close(closes)
+    os.close(closed)
+    if failed:
+        raise failed[0]
+    return child

@@ -151,5 +151,3 @@ def importer(member: Member) -> None:
                     prune(flow, plan, empty_trash=True)
         merge(flow, [archive])
         member.say("imported", member.name)
-
-
