@@ -86,6 +86,7 @@ class Database:
         self._kind = kind
         self._create = create
         self._journal_mode = journal_mode
+        self._avoids_the_log = journal_mode == "delete" or (journal_mode is None and is_network_file_system(path))
         self._synchronous = synchronous
         self.format = schema.NEWEST_FORMAT
         """That of the file, older than the newest only where nothing can be written."""
@@ -288,7 +289,7 @@ class Database:
 
         Once for each file that was moved here from a local disk.
         """
-        if not self._avoids_the_log():
+        if not self._avoids_the_log:
             return
         try:
             if has_log(self._real_path):
@@ -304,9 +305,6 @@ class Database:
             ) from error
         except apsw.Error as error:
             raise self._translated(error) from error
-
-    def _avoids_the_log(self) -> bool:
-        return self._journal_mode == "delete" or (self._journal_mode is None and is_network_file_system(self.path))
 
     def _target(self) -> tuple[str, int, tuple[int, ...] | None]:
         """Return what to open and how: to write, to read, or as immutable (then with the file's state)."""
@@ -337,14 +335,14 @@ class Database:
     def _refuse_log_from_afar(self) -> None:
         """Raise StoreUnavailable for a log that may be another machine's, and cannot be moved into the file here."""
         has_log_beside = os.path.exists(self._real_path + "-wal")
-        if has_log_beside and self._journal_mode is None and is_network_file_system(self.path):
+        if has_log_beside and self._avoids_the_log and self._journal_mode is None:
             raise StoreUnavailable(
                 f"{self.path} has a write-ahead log beside it, which cannot be read on a network file system. Open it "
                 "where it can be written, or copy both to a local disk."
             )
 
     def _default_journal_mode(self, kind: str) -> JournalMode:
-        if kind == schema.ARCHIVE or self._avoids_the_log():
+        if kind == schema.ARCHIVE or self._avoids_the_log:
             return "delete"
         return "wal"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,7 @@ from sqlitestore import (
     pragmas,
 )
 from sqlitestore.mounts import is_network_file_system
+from sqlitestore.pragmas import has_log
 
 REMOTE = [
     "nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "wekafs", "beegfs",
@@ -298,23 +301,53 @@ def test_a_log_cannot_be_read_where_nothing_can_be_written(moved: str, as_nobody
     assert sorted(os.listdir(os.path.dirname(moved))) == ["alone.db", "runs.db", "runs.db-wal"]
 
 
+def test_looking_at_the_header_drops_no_locks(moved: str) -> None:
+    """A process that closes any descriptor of a file loses its locks on it; SQLite's own way of looking does not."""
+    holder = apsw.Connection(moved)
+    holder.pragma("journal_mode", "delete")
+    holder.execute("BEGIN EXCLUSIVE")
+    assert has_log(moved) is False
+
+    # Not a forked child: it would inherit what SQLite thinks that this process has locked.
+    code = "import apsw, sys; apsw.Connection(sys.argv[1]).execute('BEGIN IMMEDIATE')"
+    outcome = subprocess.run([sys.executable, "-c", code, moved], capture_output=True, text=True, check=False)
+    assert "BusyError" in outcome.stderr
+    holder.close()
+
+
 # A journal that a crash left, read by who cannot undo it
 
 
-def test_a_transaction_that_was_cut_off_is_not_read(tmp_path: Path, as_nobody: Any) -> None:
-    """Half of it is in the file: an error says that the file must be opened where it can be written."""
+def _check_cut_off(path: str) -> None:
+    with pytest.raises(StoreReadOnly):
+        _flows(path)
+
+
+def _ignore_the_journal(file: database.Database) -> bool:
+    return os.path.exists(file._real_path + "-wal")
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_transaction_that_was_cut_off_is_not_read(
+    tmp_path: Path, as_nobody: Any, monkeypatch: pytest.MonkeyPatch, fault: bool
+) -> None:
+    """Half of it is in the file: an error says that the file must be opened where it can be written.
+
+    The seeded fault, a reader that does not look for a journal, is caught.
+    """
     folder = tmp_path / "folder"
     folder.mkdir()
     path = str(folder / "runs.db")
     make(path, NEWEST, "with a journal left")
     for entry in folder.iterdir():
         entry.chmod(0o444)
-
-    def read() -> None:
-        with pytest.raises(StoreReadOnly):
-            _flows(path)
-
-    as_nobody(read)
+    with monkeypatch.context() as seeded:
+        if fault:
+            seeded.setattr(database.Database, "_is_in_use", _ignore_the_journal)
+            with pytest.raises(AssertionError, match="DID NOT RAISE"):
+                as_nobody(lambda: _check_cut_off(path))
+        else:
+            as_nobody(lambda: _check_cut_off(path))
     for entry in folder.iterdir():
         entry.chmod(0o644)
     golden_content.check(path)

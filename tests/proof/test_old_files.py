@@ -375,6 +375,20 @@ def test_commands_refuse_a_newer_file(tmp_path: Path, command: tuple[str, ...]) 
     assert beside(tmp_path / "out.db") == (["out.db"] if command[0] == "salvage" else [])
 
 
+@pytest.mark.parametrize(
+    "command", [("import", "{newer}"), ("diff", "{mine}", "{newer}"), ("diff", "{newer}", "{mine}")]
+)
+def test_commands_refuse_a_newer_file_beside_ours(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Where it is another than the file of the command."""
+    newer, mine = _with_format(tmp_path / "newer.db", NEWEST + 1), make_store(tmp_path / "mine.db")
+    before = dump(mine)
+    outcome = helpers_cli.run(mine, *(part.format(newer=newer, mine=mine) for part in command))
+    assert outcome.exit_code not in {0, None}
+    assert f"format {NEWEST + 1}; this sqlitestore reads formats 1 to {NEWEST}" in " ".join(outcome.stderr.split())
+    assert "Traceback" not in outcome.stderr
+    assert dump(mine) == before
+
+
 def test_the_plug_in_refuses_a_newer_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Metaflow's storage class and its client get an error of Metaflow's kind, with both versions."""
     path = _with_format(tmp_path / "newer.db", NEWEST + 1)
