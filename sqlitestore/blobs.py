@@ -326,14 +326,26 @@ class BlobWriter:
             self.key = self._stream.finish_chunks()
             self._check_key()
             if not self._stream.insert_blob(self.key, self.size, self._root):
-                self._compare(self._stream)
-                crash_point("known-blob-compared")
-                self._stream.undo()  # the stored blob may be cut otherwise, and does not need our chunks
+                self._share(self._stream)
 
     def undo(self) -> None:
         """Take the new chunks out again, where nothing references them."""
         if self._stream is not None:
             self._stream.undo()
+
+    def _share(self, stream: ChunkStream) -> None:
+        """Take the blob stored under our key for ours, if it is; else hold it no more."""
+        try:
+            self._compare(stream)
+        except BaseException:
+            with (
+                suppress(DataException),
+                self._database.write() as connection,
+            ):  # the error on its way is the one to see
+                release(connection, [self.key])
+            raise
+        crash_point("known-blob-compared")
+        stream.undo()  # the stored blob may be cut otherwise, and does not need our chunks
 
     def _compare(self, stream: ChunkStream) -> None:
         """Check that the blob stored under our key has our bytes: the same chunks, or the same content."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import apsw
@@ -39,10 +39,12 @@ from sqlitestore.pragmas import (
     choose_page_size,
     distrust_the_file,
     enforce_foreign_keys,
+    has_log,
     keep_pages,
     let_the_file_shrink,
     set_journal_mode,
     set_synchronous,
+    use_alone,
     wait_for_writers,
 )
 
@@ -86,6 +88,7 @@ class Database:
         self._kind = kind
         self._create = create
         self._journal_mode = journal_mode
+        self._avoids_the_log = journal_mode == "delete" or (journal_mode is None and is_network_file_system(path))
         self._synchronous = synchronous
         self.format = schema.NEWEST_FORMAT
         """That of the file, older than the newest only where nothing can be written."""
@@ -179,7 +182,10 @@ class Database:
 
     def _state(self) -> tuple[int, ...]:
         status = os.stat(self._real_path)
-        return status.st_mtime_ns, status.st_size, status.st_ino, os.path.exists(self._real_path + "-wal")
+        return status.st_mtime_ns, status.st_size, status.st_ino, self._is_in_use()
+
+    def _is_in_use(self) -> bool:
+        return any(os.path.exists(self._real_path + suffix) for suffix in ("-wal", "-journal"))
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
@@ -256,6 +262,8 @@ class Database:
 
     def _open(self) -> Handle:
         path, flags, at_rest = self._target()
+        if flags & apsw.SQLITE_OPEN_READWRITE and not flags & apsw.SQLITE_OPEN_CREATE:
+            self._leave_the_log()
         try:
             connection = apsw.Connection(path, flags)
         except apsw.Error as error:
@@ -291,6 +299,28 @@ class Database:
             raise
         return Handle(connection, at_rest)
 
+    def _leave_the_log(self) -> None:
+        """Take a file out of WAL mode where that does not work, before it is used: its log is moved into it.
+
+        Once for each file that was moved here from a local disk.
+        """
+        if not self._avoids_the_log:
+            return
+        try:
+            if has_log(self._real_path):
+                with closing(apsw.Connection(self._real_path, apsw.SQLITE_OPEN_READWRITE)) as connection:
+                    distrust_the_file(connection)
+                    use_alone(connection)
+                    schema.check_identity(connection, self.path)
+                    connection.pragma("journal_mode", "delete")
+        except apsw.BusyError as error:
+            raise StoreBusy(
+                f"{self.path} has a write-ahead log, which is not to be used here (on a network file system it does "
+                "not work), but somebody else has it open; end that, then try again."
+            ) from error
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
     def _target(self) -> tuple[str, int, tuple[int, ...] | None]:
         """Return what to open and how: to write, to read, or as immutable (then with the file's state)."""
         path, folder = self._real_path, os.path.dirname(self._real_path)
@@ -310,15 +340,25 @@ class Database:
             raise StoreUnavailable(f"The file {path} cannot be read; ask its owner for permission.")
         if self.writable:
             return path, apsw.SQLITE_OPEN_READWRITE, None
-        if os.path.exists(path + "-wal"):  # somebody has it open; SQLite can read along
+        self._refuse_log_from_afar()
+        if self._is_in_use():  # SQLite can read along, and knows a journal that a crash left
             return path, apsw.SQLITE_OPEN_READONLY, None
         state = self._state()
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, state
 
+    def _refuse_log_from_afar(self) -> None:
+        """Raise StoreUnavailable for a log that may be another machine's, and cannot be moved into the file here."""
+        has_log_beside = os.path.exists(self._real_path + "-wal")
+        if has_log_beside and self._avoids_the_log and self._journal_mode is None:
+            raise StoreUnavailable(
+                f"{self.path} has a write-ahead log beside it, which cannot be read on a network file system. Open it "
+                "where it can be written, or copy both to a local disk."
+            )
+
     def _default_journal_mode(self, connection: apsw.Connection, kind: str) -> JournalMode:
         """Return the journal that fits; who would not make the file only looks at it, and leaves it what it has."""
-        if kind == schema.ARCHIVE or is_network_file_system(self.path):
+        if kind == schema.ARCHIVE or self._avoids_the_log:
             return "delete"
         return "wal" if self._create or connection.pragma("journal_mode") == "wal" else "delete"
 

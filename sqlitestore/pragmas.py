@@ -27,11 +27,17 @@ MB/s until closed / 6,500, 6,200, 4,000, 2,600 tasks/s. 8 KiB loses least on eit
 CHECKPOINT_BYTES = 64 * 2**20
 """[bytes] Of write-ahead log after which a commit moves it into the file; larger logs only postpone the work."""
 
+LEAVING_TIMEOUT = 10.0
+"""How long to wait for a file whose log somebody else may have open [s], for who knows how long."""
+
 LARGEST_VALUE = 48 * 2**20
 """[bytes] Of a row or value, read or written: a stranger's rows cannot fill the memory. Chunks have 16 MiB at most."""
 
 CACHE_BYTES = 16 * 2**20
 """[bytes] Of pages that a connection keeps; a transaction that changes more spills into the log."""
+
+SMALLEST_HEADER = 100
+"""[bytes] Of a database file."""
 
 JournalMode = Literal["wal", "delete", "off"]
 """No journal ("off") is for a file that nobody else sees yet, and that is thrown away if anything fails."""
@@ -160,6 +166,27 @@ def set_journal_mode(connection: apsw.Connection, mode: JournalMode) -> None:
             threading.Event().wait(0.005 + attempt % 10 / 1000)
         else:
             return
+
+
+def has_log(path: str) -> bool:
+    """Return whether the header says that the file is used with a write-ahead log.
+
+    Read through SQLite: if this process closed another descriptor of the file, its locks would be gone.
+    """
+    file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_MAIN_DB, 0])
+    try:
+        return file.xFileSize() >= SMALLEST_HEADER and file.xRead(20, 0)[18:20] == b"\2\2"
+    finally:
+        file.xClose()
+
+
+def use_alone(connection: apsw.Connection) -> None:
+    """Have the file for this connection alone from the first look: so it needs no memory shared with others.
+
+    https://www.sqlite.org/wal.html, "Use of WAL Without Shared-Memory".
+    """
+    connection.set_busy_timeout(int(LEAVING_TIMEOUT * 1000))
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
 
 
 def set_synchronous(connection: apsw.Connection, synchronous: Synchronous) -> None:

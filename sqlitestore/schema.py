@@ -295,7 +295,10 @@ def prepare(connection: apsw.Connection, path: str, *, writable: bool, create: s
     found = check_identity(connection, path)
     if writable and found < NEWEST_FORMAT:
         with _exclusive(connection):
-            migrate(connection, int(connection.pragma("user_version")))
+            # Again, because others may have migrated it meanwhile, even a newer version to a newer format.
+            found = check_identity(connection, path)
+            check_tables(connection, path, found)
+            migrate(connection, found)
         crash_point("migration-committed")
         found = NEWEST_FORMAT
     check_tables(connection, path, found)

@@ -43,8 +43,8 @@ def incompressible(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def dump(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all rows of all our tables, by a connection that is not ours."""
+def dump(path: str | os.PathLike[str], without: frozenset[str] = frozenset()) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of all our tables but ``without``, by a connection that is not ours."""
     connection = apsw.Connection(os.fspath(path))
     try:
         connection.set_busy_timeout(60_000)
@@ -55,7 +55,7 @@ def dump(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
                     "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
                 )
             ]
-            return {name: sorted(_rows_of(connection, name), key=repr) for name in sorted(names)}
+            return {name: sorted(_rows_of(connection, name), key=repr) for name in sorted(set(names) - without)}
     finally:
         connection.close()
 
@@ -84,7 +84,7 @@ def rows(path: str | os.PathLike[str], statement: str, bindings: tuple[Any, ...]
 
 def roots(path: str | os.PathLike[str]) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of the tables that say what there is: all but those of blobs, which may be unreferenced."""
-    return {name: found for name, found in dump(path).items() if name not in {"blob", "chunk", "blob_chunk"}}
+    return dump(path, frozenset(["blob", "chunk", "blob_chunk"]))
 
 
 def loose_chunks(path: str | os.PathLike[str]) -> int:

@@ -85,6 +85,13 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str], *, progre
         carver = Carver(pages, findings, progress)
         if pages.cut:
             findings.add("store", "the end of the file is missing")
+        found = int.from_bytes(pages.header[60:64], signed=True)  # user_version
+        if found > schema.NEWEST_FORMAT:  # or damage made it so: then all that there is will be saved
+            findings.add(
+                "store",
+                f"it has format {found}; this sqlitestore knows formats {schema.OLDEST_FORMAT} to "
+                f"{schema.NEWEST_FORMAT}, and saves nothing of what later ones added",
+            )
         staging.fill(carver.rows())
         crash_point("salvage-staged")
         _Salvage(temporary, staging, carver, pages, findings, progress).run()

@@ -21,7 +21,7 @@ INSERT_BLOB = "INSERT INTO blob(id, key, size, codec, bytes) VALUES (?, ?, ?, ?,
 INSERT_CHUNK = "INSERT INTO chunk(id, digest, size, codec, bytes) VALUES (?, ?, ?, ?, ?)"
 INSERT_PART = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 SELECT_BLOB = "SELECT id, size FROM blob WHERE key = ?"
-SELECT_CHUNK = "SELECT id FROM chunk WHERE digest = ?"
+SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 HAS_ID = "SELECT 1 FROM {} WHERE id = ?"
 SELECT_SUM = "SELECT COALESCE(SUM(c2), 0) FROM blob WHERE typeof(c2) = 'integer' AND c2 BETWEEN 0 AND 1 << 50"
 DELETE_LOOSE_CHUNKS = "DELETE FROM chunk WHERE id NOT IN (SELECT chunk FROM blob_chunk)"
@@ -163,7 +163,8 @@ class ContentSalvage:
                 row = self._free_id("chunk", chunk)
                 self._out.execute(INSERT_CHUNK, (row, digest, size, codec, stored))
                 return data, row
-            return data, found[0]
+            if codecs.decode(found[2], found[3], found[1]) == data:  # else made to collide: not to be shared
+                return data, found[0]
         return None
 
     def _decoded(self, place: tuple[int, int], size: Any, codec: Any, most: int) -> tuple[bytes | None, Any]:
