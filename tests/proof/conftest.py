@@ -1,0 +1,1 @@
+"""Tests of the proofs: each runs a short part of what ``scripts/prove`` runs for minutes."""
