@@ -1,4 +1,4 @@
-"""What every fuzzed parser shares: a target with seeds, mutation of bytes, and the limits under which one input runs."""
+"""What every fuzzed parser shares: a target with seeds, mutation of bytes, and the limits of one input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def corpus_of(name: str) -> list[Path]:
 def execute(target: Target, data: bytes) -> str:
     """Run one input and return what happened. Raises AssertionError that shows the input."""
     try:
-        with limited_time():
+        with limited_time(SECONDS):
             outcome = target.check(data)
     except TooLongError:
         problem = f"takes more than {SECONDS} s"
@@ -65,7 +65,7 @@ def execute(target: Target, data: bytes) -> str:
 
 
 @contextmanager
-def limited_time(seconds: float = SECONDS) -> Iterator[None]:
+def limited_time(seconds: float) -> Iterator[None]:
     """Raise TooLongError in the block after so much processor time [s]; in the main thread only, as signals are.
 
     Not by the clock: on a machine with other work that says little.
@@ -89,13 +89,11 @@ def fuzz(target: Target, amount: int, seed: int) -> Counter[str]:
     assert seeds, f"{target.name} has no seeds"
     found: Counter[str] = Counter()
     change = target.mutate or (lambda data, choice: mutated(data, choice, target.words, seeds))
+    as_they_are = min(len(seeds), amount // 4)
     for number in range(amount):
         choice = random.Random(f"{target.name} {seed} {number}")
         data = choice.choice(seeds)
-        if number >= len(seeds):
-            data = change(data, choice)
-        else:
-            data = seeds[number]
+        data = change(data, choice) if number >= as_they_are else seeds[number]
         try:
             found[execute(target, data)] += 1
         except AssertionError as error:
@@ -103,7 +101,9 @@ def fuzz(target: Target, amount: int, seed: int) -> Counter[str]:
     return found
 
 
-def mutated(data: bytes, choice: random.Random, words: tuple[bytes, ...] = (), others: list[bytes] | None = None) -> bytes:
+def mutated(
+    data: bytes, choice: random.Random, words: tuple[bytes, ...] = (), others: list[bytes] | None = None
+) -> bytes:
     """Return the bytes with one to eight changes, most often few."""
     changed = bytearray(data)
     for _ in range(min(8, 1 + int(choice.expovariate(0.7)))):
@@ -165,4 +165,3 @@ def within(seconds: float) -> Callable[[], None]:
         assert took <= seconds, f"took {took:.1f} s"
 
     return check
-

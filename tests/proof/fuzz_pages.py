@@ -1,4 +1,4 @@
-"""Fuzzed pages: what salvage reads of a b-tree, beside what SQLite itself reads; and logs and journals beside a file."""
+"""Fuzzed pages: what salvage reads of a b-tree, beside what SQLite reads; and logs and journals beside a file."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ def databases() -> tuple[bytes, ...]:
         connection.execute(f"PRAGMA page_size={PAGE}; CREATE TABLE t(a, b, c)")
         for _ in range(choice.randrange(1, 7)):
             row = (choice.choice(VALUES), choice.choice(VALUES[:-2]), choice.choice(VALUES[:-2]))
-            connection.execute("INSERT INTO t(rowid, a, b, c) VALUES (?, ?, ?, ?)", (choice.choice((None, choice.getrandbits(40))), *row))
+            connection.execute(
+                "INSERT INTO t(rowid, a, b, c) VALUES (?, ?, ?, ?)",
+                (choice.choice((None, choice.getrandbits(40))), *row),
+            )
         if seed % 2:
-            connection.execute("DELETE FROM t WHERE rowid = (SELECT min(rowid) FROM t) AND (SELECT count(*) FROM t) > 1")
+            connection.execute(
+                "DELETE FROM t WHERE rowid = (SELECT min(rowid) FROM t) AND (SELECT count(*) FROM t) > 1"
+            )
         made.append(connection.serialize("main"))
         connection.close()
     return tuple(made)
@@ -46,7 +51,9 @@ def change_pages(data: bytes, choice: random.Random) -> bytes:
     changed = bytearray(data)
     if choice.random() < 0.7:
         place = PAGE + choice.choice((choice.randrange(24), choice.randrange(PAGE), choice.randrange(len(data) - PAGE)))
-        changed[place % len(data)] = choice.choice((choice.randrange(256), changed[place % len(data)] ^ 1 << choice.randrange(8)))
+        changed[place % len(data)] = choice.choice(
+            (choice.randrange(256), changed[place % len(data)] ^ 1 << choice.randrange(8))
+        )
         return bytes(changed)
     return (data[:PAGE] + mutated(data[PAGE:], choice)).ljust(len(data), b"\0")[: len(data)]
 
@@ -65,8 +72,15 @@ def check_pages(data: bytes) -> str:
     expected = _by_sqlite(b"".join(pages))
     if expected is None:
         return "damaged"
+    there, again = expected
     assert rows is not None, "what SQLite reads is taken for no table"
-    assert repr(sorted(rows, key=repr)) == repr(sorted(expected, key=repr)), f"read {rows!r:.300}, SQLite {expected!r:.300}"
+    # SQLite overlooks bytes behind the last value of a row, which it never writes; salvage takes no such row.
+    made_up = [row for row in map(repr, rows) if row not in set(map(repr, there))]
+    assert not made_up, f"read {made_up!r:.300}, SQLite {there!r:.300}"
+    if again[PAGE] == page_cells.TABLE_LEAF:
+        rows = _rows([again[start : start + PAGE] for start in range(0, len(again), PAGE)])
+        assert rows is not None
+        assert sorted(map(repr, rows)) == sorted(map(repr, there)), f"read {rows!r:.300}, SQLite {there!r:.300}"
     return "sound"
 
 
@@ -84,7 +98,18 @@ def _rows(pages: list[bytes]) -> list[tuple[object, ...]] | None:
     return rows
 
 
-def _by_sqlite(data: bytes) -> list[tuple[object, ...]] | None:
+def _written_anew(rows: list[tuple[object, ...]]) -> bytes:
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(f"PRAGMA page_size={PAGE}; CREATE TABLE t(a, b, c)")
+        connection.executemany("INSERT INTO t(rowid, a, b, c) VALUES (?, ?, ?, ?)", rows)
+        return connection.serialize("main")
+    finally:
+        connection.close()
+
+
+def _by_sqlite(data: bytes) -> tuple[list[tuple[object, ...]], bytes] | None:
+    """Return the rows that SQLite reads, and the file after it wrote them anew; None if it finds the file damaged."""
     connection = apsw.Connection(":memory:")
     try:
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -93,7 +118,8 @@ def _by_sqlite(data: bytes) -> list[tuple[object, ...]] | None:
             return None
         if data[PAGE] != page_cells.TABLE_LEAF:
             return None
-        return [tuple(row) for row in connection.execute(SELECT_TABLE)]
+        rows = [tuple(row) for row in connection.execute(SELECT_TABLE)]
+        return rows, _written_anew(rows)
     except (apsw.Error, UnicodeDecodeError):
         return None
     finally:
@@ -108,7 +134,9 @@ def beside() -> tuple[tuple[bytes, bytes], ...]:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "file")
             connection = apsw.Connection(path)
-            connection.execute(f"PRAGMA page_size={PAGE}; PRAGMA journal_mode={mode}; PRAGMA cache_size=1; PRAGMA cache_spill=1")
+            connection.execute(
+                f"PRAGMA page_size={PAGE}; PRAGMA journal_mode={mode}; PRAGMA cache_size=1; PRAGMA cache_spill=1"
+            )
             connection.execute("CREATE TABLE t(a, b); INSERT INTO t VALUES (1, zeroblob(3000)), (2, zeroblob(9000))")
             connection.execute("BEGIN; UPDATE t SET b = randomblob(9000); INSERT INTO t VALUES (3, zeroblob(9000))")
             if mode == "wal":
@@ -151,5 +179,13 @@ def check_beside(data: bytes) -> str:
 
 TARGETS = (
     Target("pages", check_pages, lambda: list(databases()), frozenset({"sound", "damaged"}), 15, (), change_pages),
-    Target("journals", check_beside, lambda: [other for _, other in beside()], frozenset({"used", "unused"}), 4, (), change_beside),
-)  # fmt: skip
+    Target(
+        "journals",
+        check_beside,
+        lambda: [other for _, other in beside()],
+        frozenset({"used", "unused"}),
+        4,
+        (),
+        change_beside,
+    ),
+)

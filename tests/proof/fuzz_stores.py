@@ -1,4 +1,4 @@
-"""Fuzzed files, documents of a datastore of Metaflow's, and command lines: whole operations, each on a file of its own."""
+"""Fuzzed files, documents of a datastore of Metaflow's, and command lines: each input has a file of its own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def change_recipe(data: bytes, choice: random.Random) -> bytes:
     size = len(small_file())
     for _ in range(choice.choice((1, 1, 2, 5))):
         page = 8192 * choice.randrange(size // 8192)
-        place = choice.choice((choice.randrange(100), page + choice.randrange(12), page + choice.randrange(300), choice.randrange(size)))
+        place = choice.choice(
+            (choice.randrange(100), page + choice.randrange(12), page + choice.randrange(300), choice.randrange(size))
+        )
         recipe["edits"].append([place, choice.randbytes(choice.choice((1, 1, 2, 4))).hex()])
     if choice.random() < 0.1:
         recipe["cut"] = choice.randrange(size)
@@ -196,7 +198,23 @@ def change_document(data: bytes, choice: random.Random) -> bytes:
             if not (isinstance(place[name], dict) and place[name] and choice.random() < 0.7):
                 break
             place = place[name]
-        values = (None, [], {}, [[]], {"a": 1}, "", "\ud800", -1, 2**63, 10**400, float("inf"), float("nan"), True, "0" * 40, "text")
+        values = (
+            None,
+            [],
+            {},
+            [[]],
+            {"a": 1},
+            "",
+            "\ud800",
+            -1,
+            2**63,
+            10**400,
+            float("inf"),
+            float("nan"),
+            True,
+            "0" * 40,
+            "text",
+        )
         place[name] = choice.choice(values)
         if choice.random() < 0.2:
             del place[name]
@@ -239,17 +257,66 @@ def _pull(into: str, source: str) -> str:
 
 # Command lines
 
-WORDS = (*(str(command.name) for command in COMMANDS), "F", "F/1", "F/1/a/1", "F/1/a/1/small", "F/9", "a//b", "..", "", "-", "--", "--json",
-         "--yes", "--dry-run", "--keep-last", "--older-than", "--max-size", "--attempt", "--max-artifact-size", "-o", "--output", "--add",
-         "--remove", "--purge", "--data", "--quick", "--print", "--raw", "--timestamps", "--help", "10", "-1", "99999999999999999999999",
-         "30d", "10MB", "9" * 400, "1e9", "\udcff", "\x1b[31m", "new.db", "small.db", "/", "grün", "x" * 300, "file://", "s3://", "F/1/a/1/large")  # fmt: skip
+WORDS = (
+    *(str(command.name) for command in COMMANDS),
+    "F",
+    "F/1",
+    "F/1/a/1",
+    "F/1/a/1/small",
+    "F/9",
+    "a//b",
+    "..",
+    "",
+    "-",
+    "--",
+    "--json",
+    "--yes",
+    "--dry-run",
+    "--keep-last",
+    "--older-than",
+    "--max-size",
+    "--attempt",
+    "--max-artifact-size",
+    "-o",
+    "--output",
+    "--add",
+    "--remove",
+    "--purge",
+    "--data",
+    "--quick",
+    "--print",
+    "--raw",
+    "--timestamps",
+    "--help",
+    "10",
+    "-1",
+    "99999999999999999999999",
+    "30d",
+    "10MB",
+    "9" * 400,
+    "1e9",
+    "\udcff",
+    "\x1b[31m",
+    "new.db",
+    "small.db",
+    "/",
+    "grün",
+    "x" * 300,
+    "file://",
+    "s3://",
+    "F/1/a/1/large",
+)
 
 
 def change_arguments(data: bytes, choice: random.Random) -> bytes:
     """Return a command with arguments, each in a line."""
     words = [choice.choice(COMMANDS).name, *(choice.choice(WORDS) for _ in range(choice.randrange(6)))]
     if choice.random() < 0.2:
-        words[-1] = mutated(str(words[-1]).encode("utf-8", "surrogateescape"), choice).replace(b"\0", b"").decode("utf-8", "surrogateescape")
+        words[-1] = (
+            mutated(str(words[-1]).encode("utf-8", "surrogateescape"), choice)
+            .replace(b"\0", b"")
+            .decode("utf-8", "surrogateescape")
+        )
     return "\n".join(map(str, words)).encode("utf-8", "surrogateescape")
 
 
@@ -280,5 +347,13 @@ def check_arguments(data: bytes) -> str:
 TARGETS = (
     Target("stores", check_store, lambda: [b'{"edits": []}'], frozenset({"right", "refused"}), 2, (), change_recipe),
     Target("pulls", check_pull, documents, frozenset({"pulled", "told", "refused", "other"}), 2, (), change_document),
-    Target("arguments", check_arguments, lambda: [b"ls", b"show\nF/1/a/1"], frozenset({"fine", "cannot", "usage"}), 4, (), change_arguments),
-)  # fmt: skip
+    Target(
+        "arguments",
+        check_arguments,
+        lambda: [b"ls", b"show\nF/1/a/1"],
+        frozenset({"fine", "cannot", "usage"}),
+        4,
+        (),
+        change_arguments,
+    ),
+)
