@@ -18,6 +18,7 @@ from sqlitestore.maintenance.verification import Findings
 from sqlitestore.progress import SILENT
 
 PAGE = 512
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 MIB = 2**20
 SELECT_TABLE = "SELECT rowid, * FROM t ORDER BY rowid"
 VALUES = (None, 0, 1, -1, 127, 2**40, -(2**63), 1.5, "", "text", "grün" * 4, b"", b"\0\xff" * 9, "long " * 200)
@@ -142,7 +143,10 @@ def beside() -> tuple[tuple[bytes, bytes], ...]:
             if mode == "wal":
                 connection.execute("COMMIT")
             with open(path, "rb") as file, open(path + suffix, "rb") as other:
-                made.append((file.read(), other.read()))
+                content = other.read()
+                if mode == "delete":  # as when it was synced: until then its header is empty
+                    content = JOURNAL_MAGIC + ((len(content) - PAGE) // (PAGE + 8)).to_bytes(4, "big") + content[12:]
+                made.append((file.read(), content))
             connection.close()
     assert all(other for _, other in made)
     return tuple(made)
@@ -174,7 +178,7 @@ def check_beside(data: bytes) -> str:
             assert isinstance(rows, list)
             assert peak <= 16 * MIB, f"{peak:,} bytes of memory"
             in_time()
-            return "used" if pages._places else "unused"
+            return f"{'log' if is_log else 'journal'} {'used' if pages._places else 'unused'}"
 
 
 TARGETS = (
@@ -183,7 +187,7 @@ TARGETS = (
         "journals",
         check_beside,
         lambda: [other for _, other in beside()],
-        frozenset({"used", "unused"}),
+        frozenset({"log used", "log unused", "journal used", "journal unused"}),
         4,
         (),
         change_beside,
