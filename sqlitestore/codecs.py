@@ -56,7 +56,8 @@ def decode(codec: Any, stored: Any, size: Any) -> bytes:
     Never makes more than ``size`` + 1 bytes, whatever a frame from a stranger claims. Raises Damaged if the codec is
     unknown or the outcome has another size.
     """
-    if not isinstance(stored, bytes) or not isinstance(size, int):  # a damaged row may hold anything
+    # A damaged row may hold anything, and to zstd a negative size means: as much as there is.
+    if not isinstance(stored, bytes) or not isinstance(size, int) or size < 0:
         raise Damaged(f"a chunk is a {type(stored).__name__} with the size {size!r}")
     if codec == RAW:
         data = stored
@@ -64,10 +65,12 @@ def decode(codec: Any, stored: Any, size: Any) -> bytes:
         decompressor = zstd.ZstdDecompressor()
         try:
             data = decompressor.decompress(stored, size + 1)
-        except (zstd.ZstdError, MemoryError, ValueError) as error:
+        except (zstd.ZstdError, MemoryError, ValueError, OverflowError) as error:
             raise Damaged(f"a compressed chunk cannot be decoded ({error})") from error
         if not decompressor.eof:
             raise Damaged(f"a compressed chunk does not end after its {size} bytes")
+        if decompressor.unused_data:  # no digest covers it, and merge would hand it on
+            raise Damaged("a compressed chunk has more behind its frame")
     else:
         raise Damaged(f"a chunk has the unknown codec {codec}")
     if len(data) != size:

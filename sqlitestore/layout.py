@@ -344,9 +344,11 @@ def moved_data_document(
         return document, ours
     found["datastore"] = datastore
     for name, key in found["objects"].items():
-        if key in keys and isinstance(found.get("info"), dict):
+        if isinstance(key, str) and key in keys and isinstance(found.get("info"), dict):
             found["objects"][name] = keys[key]
-            found["info"].get(name, {})["size"] = sizes[keys[key]]
+            info = found["info"].get(name)
+            if isinstance(info, dict):
+                info["size"] = sizes[keys[key]]
     return json.dumps(found).encode(), ours
 
 
@@ -357,7 +359,11 @@ def objects_in_data_document(document: bytes) -> dict[str, tuple[str, str]]:
     if not isinstance(objects, dict):
         return {}
     infos = infos if isinstance(infos, dict) else {}
-    return {name: (key, str((infos.get(name) or {}).get("type"))) for name, key in objects.items() if _is_key(key)}
+    return {name: (key, _type_in(infos.get(name))) for name, key in objects.items() if _is_key(key)}
+
+
+def _type_in(info: Any) -> str:
+    return str(info.get("type")) if isinstance(info, dict) else str(None)
 
 
 def metadata_path(names: Iterable[str], name: str) -> str:

@@ -23,11 +23,15 @@ from itertools import islice
 from typing import Any
 
 import msgpack
+from msgpack import fallback
 
 from sqlitestore.errors import Damaged
 
 MAX_BYTES = 1000
 """[bytes] Largest preview as msgpack; the promise to users is "below 1 KiB"."""
+
+MAX_UNPACKED_AT_ONCE = 1024
+"""[bytes] Above it a description is unpacked by slower code, which believes no claimed lengths."""
 
 MAX_COLUMNS = 20
 MAX_ITEMS = 8
@@ -107,11 +111,25 @@ class Packed(Mapping[str, Any]):
 def unpack(packed: bytes | None) -> dict[str, Any]:
     """Return a msgpack map of text keys as it stands in a row; empty for None. Raises Damaged for anything else."""
     try:
-        unpacked = msgpack.unpackb(packed) if packed else {}
+        unpacked = _unpacked(packed) if packed else {}
     except Exception as error:  # msgpack raises many kinds
         raise Damaged(f"a stored description is no msgpack ({type(error).__name__}: {error})") from error
     if not isinstance(unpacked, dict):
         raise Damaged(f"a stored description is a {type(unpacked).__name__}, not a map")
+    if not all(isinstance(name, str) for name in unpacked):
+        raise Damaged("a stored description has names that are no text")
+    return unpacked
+
+
+def _unpacked(packed: bytes) -> Any:
+    """Return what msgpack says. Its C code makes room for as many items as an array claims, in each of 1,000 levels."""
+    if len(packed) <= MAX_UNPACKED_AT_ONCE:
+        return msgpack.unpackb(packed)
+    unpacker = fallback.Unpacker(max_buffer_size=len(packed))  # in Python: takes room as items come
+    unpacker.feed(packed)
+    unpacked = unpacker.unpack()
+    if unpacker.tell() != len(packed):
+        raise ValueError("there is more behind it")
     return unpacked
 
 

@@ -5,6 +5,7 @@ Pages may hold anything: whatever does not fit is left out and counted, never an
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from itertools import pairwise
@@ -189,7 +190,8 @@ def _value(serial: int, data: bytes) -> Any:
     if serial == 0:
         return None
     if serial == 7:  # noqa: PLR2004
-        return struct.unpack(">d", data)[0]
+        number = struct.unpack(">d", data)[0]
+        return None if math.isnan(number) else number  # as SQLite reads it
     if serial in {8, 9}:
         return serial - 8
     if serial < 12:  # noqa: PLR2004

@@ -46,6 +46,8 @@ class PageFile:
             if os.path.exists(path + suffix) and os.path.getsize(path + suffix) > smallest:
                 self._beside.append(open(path + suffix, "rb"))  # noqa: SIM115
                 read(self._beside[-1])
+        # A damaged journal may claim billions of pages; each stands in the file or beside it.
+        self.count = min(self.count, -(-size // self.page_size) + len(self._places))
         self.header = self.page(1)[:100]
         if not self.header.startswith(MAGIC):
             self.header = b""
@@ -134,13 +136,12 @@ class PageFile:
             if start == 0:
                 self.count = count
             start += sector
-            if records == 0xFFFFFFFF:  # noqa: PLR2004 - as many as there are
-                records = (size - start) // (page_size + 8)
+            # 0xFFFFFFFF means: as many as there are; damage may claim more than that, too.
+            records = min(records, max(0, size - start) // (page_size + 8))
             for place in range(start, start + records * (page_size + 8), page_size + 8):
                 journal.seek(place)
                 number = int.from_bytes(journal.read(4), "big")
-                if place + page_size + 8 <= size:
-                    self._places.setdefault(number, (journal, place + 4))
+                self._places.setdefault(number, (journal, place + 4))
             start = -(-(start + records * (page_size + 8)) // sector) * sector
 
 

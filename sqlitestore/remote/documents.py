@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sqlitestore import layout
-from sqlitestore.errors import Damaged
-from sqlitestore.model import TaskAddress
+from sqlitestore.errors import Damaged, DataException
+from sqlitestore.model import TaskAddress, check_attempt
 from sqlitestore.paths.objects import Objects
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, RegisteredRun, RegisteredTask
 from sqlitestore.remote.places import ROOT, Place, moved
@@ -103,15 +104,26 @@ def read_json(path: str, document: bytes) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def understood(path: str) -> Iterator[None]:
+    """Raise Damaged that names the path where a document in it has other values than Metaflow writes."""
+    try:
+        yield
+    except DataException as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+
+
 def run_in(name: str, found: Mapping[str, Any]) -> RegisteredRun:
     """Return the run that a document is about."""
-    tags, system_tags = frozenset(map(str, found.get("tags", ()))), frozenset(map(str, found.get("system_tags", ())))
-    return RegisteredRun(name, found.get("user_name"), _time(found), tags, system_tags, 0)
+    tags, system_tags = (frozenset(map(_text, found.get(each) or ())) for each in ("tags", "system_tags"))
+    return RegisteredRun(name, _user(found), _time(found), tags, system_tags, 0)
 
 
 def task_in(step: str, task: str, found: Mapping[str, Any]) -> RegisteredTask:
     """Return the task, or (``task`` "") the step, that a document is about."""
-    return RegisteredTask(step, task, found.get("user_name"), _time(found))
+    return RegisteredTask(step, task, _user(found), _time(found))
 
 
 def metadata_in(
@@ -122,13 +134,13 @@ def metadata_in(
         RegisteredMetadatum(
             task.step_name,
             task.task_id,
-            str(each["field_name"]),
+            _text(each["field_name"]),
             each.get("value")
             if here is None
             else moved(str(each["field_name"]), each.get("value"), task.flow_name, here, there),
-            str(each.get("type", "")),
-            tuple(sorted(map(str, each.get("tags") or ()))),
-            each.get("user_name"),
+            _text(each.get("type", "")),
+            tuple(sorted(map(_text, each.get("tags") or ()))),
+            _user(each),
             _time(each),
         )
         for each in found
@@ -141,22 +153,37 @@ def artifacts_in(
 ) -> Iterator[RegisteredArtifact]:
     """Yield the artifacts that documents are about; ``keys`` are new ones by the old."""
     for each in found:
-        location, kind = str(each.get("location")), str(each.get("ds_type"))
+        location, kind = _text(each.get("location")), _text(each.get("ds_type"))
         if here is not None and kind == here.type and location.startswith(ROOT):
             location, kind = there.location(), there.type
-        sha = str(each.get("sha"))
+        sha = _text(each.get("sha"))
         yield RegisteredArtifact(
-            int(each.get("attempt_id", 0)),
-            str(each["name"]),
-            str(each.get("content_type")),
+            check_attempt(int(each.get("attempt_id", 0))),
+            _text(each["name"]),
+            _text(each.get("content_type")),
             keys.get(sha, sha),
             kind,
             location,
-            each.get("user_name"),
+            _user(each),
             _time(each),
         )
 
 
 def _time(found: Mapping[str, Any]) -> int:
     time = found.get("ts_epoch")
-    return int(time) if isinstance(time, int | float) else 0
+    number = int(time) if isinstance(time, int | float) else 0
+    if number.bit_length() > 63:  # noqa: PLR2004
+        raise ValueError(f"there is no time {number:.3g}")
+    return number
+
+
+def _user(found: Mapping[str, Any]) -> str | None:
+    user = found.get("user_name")
+    return None if user is None else _text(user)
+
+
+def _text(value: object) -> str:
+    """Return a value as text that a row can hold: JSON may have lone halves of characters."""
+    text = str(value)
+    text.encode()
+    return text

@@ -23,7 +23,7 @@ from sqlitestore.path_storage.packing import checked, is_raw, payload_from
 from sqlitestore.path_storage.paths import Paths, batches
 from sqlitestore.paths.reading import TYPE
 from sqlitestore.progress import SILENT, Progress
-from sqlitestore.remote.documents import self_path
+from sqlitestore.remote.documents import self_path, understood
 from sqlitestore.remote.included import Included
 from sqlitestore.remote.looking import Listing, Run, look, runs_there, tree
 from sqlitestore.remote.metaflow_storages import as_storage
@@ -164,7 +164,8 @@ class _Pull:
                     documents[layout.DATA], TYPE, keys, included.sizes
                 )
                 if "done" in ours:
-                    done_at[place] = float(ours["done"])
+                    with understood(layout.path_of(MarkerPlace(*place, layout.DATA))):
+                        done_at[place] = float(ours["done"])
             if layout.ATTEMPT in documents:
                 documents[layout.ATTEMPT], _ = layout.without_ours(documents[layout.ATTEMPT])
         new = self._new(run, attempts)
@@ -363,7 +364,7 @@ def _started(task: TaskAddress, attempts: Attempts) -> float:
         if document is not None:
             try:
                 return float(json.loads(document)["time"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 break
     return float("inf")
 

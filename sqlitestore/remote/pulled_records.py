@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlitestore.crash_points import crash_point
-from sqlitestore.layout import encoding_for_metaflow
+from sqlitestore.layout import METADATA_FOLDER, encoding_for_metaflow
 from sqlitestore.model import TaskAddress
 from sqlitestore.registrations import (
     Registered,
@@ -25,7 +25,9 @@ from sqlitestore.remote.documents import (
     metadata_in,
     read_json,
     run_in,
+    self_path,
     task_in,
+    understood,
 )
 from sqlitestore.remote.looking import Run
 from sqlitestore.remote.places import FILE, Place, code_package
@@ -51,14 +53,14 @@ class Registering:
         """Register a run, if it has a document; one that is registered gets the tags that it lacks."""
         if document is None:
             return
-        found = run_in(run[1], read_json("/".join(run), document))
+        found = _run_in(run, document)
         added = self._tables.registrations.add_run(*run, found.user_name, found.ts_epoch, found.tags, found.system_tags)
         if not added:
             self._add_tags(run, found)
 
     def tags(self, run: Run, document: bytes) -> None:
         """Give a run that is registered the tags that it lacks."""
-        self._add_tags(run, run_in(run[1], read_json("/".join(run), document)))
+        self._add_tags(run, _run_in(run, document))
 
     def _add_tags(self, run: Run, found: RegisteredRun) -> None:
         registered = self._tables.registrations.run(*run)
@@ -67,8 +69,12 @@ class Registering:
 
     def steps(self, run: Run, documents: Mapping[str, bytes]) -> None:
         """Register the steps that there are documents of."""
-        steps = tuple(task_in(step, "", read_json(step, document)) for step, document in documents.items())
-        self._tables.registrations.insert(*run, Registered(None, steps, (), (), ()))
+        steps = []
+        for step, document in documents.items():
+            path = self_path(*run, step)
+            with understood(path):
+                steps.append(task_in(step, "", read_json(path, document)))
+        self._tables.registrations.insert(*run, Registered(None, tuple(steps), (), (), ()))
 
     # Its tasks
 
@@ -83,7 +89,8 @@ class Registering:
             for path, found in sorted(of_task.items()):
                 name = path.rpartition("/")[2]
                 if name == f"{SELF}.json":
-                    self._tasks[task] = task_in(task.step_name, task.task_id, found)
+                    with understood(path):
+                        self._tasks[task] = task_in(task.step_name, task.task_id, found)
                 elif name.startswith(_METADATUM):
                     metadata.setdefault(task, []).append(found)
                     package = code_package(str(found.get("field_name")), found.get("value"), self._here.type)
@@ -92,9 +99,11 @@ class Registering:
                 elif _ARTIFACT in name:
                     artifacts.setdefault(task, []).append(found)
         for task, things in metadata.items():
-            self._metadata[task] = metadata_in(task, things, self._place(task, with_data), FILE)
+            with understood(f"A metadatum in {task.pathspec}/{METADATA_FOLDER}"):
+                self._metadata[task] = metadata_in(task, things, self._place(task, with_data), FILE)
         for task, things in artifacts.items():
-            self._artifacts[task] = list(artifacts_in(things, self._place(task, with_data), FILE, keys))
+            with understood(f"An artifact in {task.pathspec}/{METADATA_FOLDER}"):
+                self._artifacts[task] = list(artifacts_in(things, self._place(task, with_data), FILE, keys))
 
     def _place(self, task: TaskAddress, with_data: set[TaskAddress]) -> Place | None:
         return self._here if task in with_data else None
@@ -150,6 +159,12 @@ class Registering:
             if each.location != FILE.location()
             or held.get((each.attempt, each.name)) != (each.sha, each.content_type, each.ts_epoch)
         ]
+
+
+def _run_in(run: Run, document: bytes) -> RegisteredRun:
+    path = self_path(*run)
+    with understood(path):
+        return run_in(run[1], read_json(path, document))
 
 
 def _identity(each: RegisteredMetadatum) -> tuple[Any, ...]:
