@@ -62,10 +62,12 @@ SELECT_PREVIEWS = """SELECT asked.value ->> 0, asked.value ->> 1, (SELECT COALES
   WHERE x.blob = b.id AND x.type = asked.value ->> 1 LIMIT 1)
  FROM json_each(?) AS asked CROSS JOIN blob AS b ON b.key = unhex(asked.value ->> 0)"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
-SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
+# These names have no digest; but they stand twice, in the index (i) and in the table (t), and are compared.
+SELECT_FLOWS = """SELECT i.name, t.name FROM flow AS i INDEXED BY sqlite_autoindex_flow_1
+ LEFT JOIN flow AS t NOT INDEXED ON t.id = i.id ORDER BY i.name"""
 # A run in the trash has a name with a slash, which no run can be asked for by (see ``trash``).
-SELECT_RUNS = """SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id
- WHERE f.name = ? AND r.name NOT GLOB '*/*' ORDER BY r.id"""
+SELECT_RUNS = """SELECT i.name, t.name FROM flow AS f JOIN run AS i INDEXED BY sqlite_autoindex_run_1 ON i.flow = f.id
+ LEFT JOIN run AS t NOT INDEXED ON t.id = i.id WHERE f.name = ? AND i.name NOT GLOB '*/*' ORDER BY i.id"""
 
 
 def digest_of(*fields: Any) -> bytes:
@@ -346,12 +348,24 @@ class Tasks:
         return artifacts
 
     def flows(self) -> list[str]:
-        """Return the names of all flows, sorted."""
-        return [name for (name,) in self._database.query(SELECT_FLOWS)]
+        """Return the names of all flows, sorted. Raises Damaged."""
+        return self._names("flow", self._database.query(SELECT_FLOWS))
 
     def runs(self, flow_name: str) -> list[str]:
-        """Return the names of a flow's runs, oldest first."""
-        return [name for (name,) in self._database.query(SELECT_RUNS, (flow_name,))]
+        """Return the names of a flow's runs, oldest first. Raises Damaged."""
+        return self._names(f"run of flow {flow_name}", self._database.query(SELECT_RUNS, (flow_name,)))
+
+    def _names(self, what: str, rows: Iterable[tuple[Any, ...]]) -> list[str]:
+        """Return the names; each must be the same in the index and in the table. Raises Damaged."""
+        names = []
+        for name, same in rows:
+            if name != same or not isinstance(name, str):
+                raise Damaged(
+                    f"The name of a {what} in {self._database.path} is damaged: it is {name!r:.300} in one place and "
+                    f"{same!r:.300} in another. Restore the file from a backup."
+                )
+            names.append(name)
+        return names
 
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
         number, started, done, python, artifacts_digest, digest, row_id, origin = row

@@ -112,10 +112,15 @@ def usage(database: Database, progress: Progress = SILENT) -> Usage:
 
 
 def content_size(database: Database, runs: Iterable[tuple[str, str]]) -> int:
-    """Return how much content the artifacts and logs of runs (flow and run) have, each piece once [bytes]."""
-    blobs: set[int] = set()
+    """Return how much content the artifacts and logs of runs (flow and run) have, each piece once [bytes].
+
+    Raises Damaged where one of them refers to nothing.
+    """
+    blobs: set[Any] = set()
     for flow, run in runs:
         blobs.update(blob for (blob,) in database.query(SELECT_OF_RUN, (flow, run)))
+    if not all(isinstance(blob, int) for blob in blobs):
+        raise Damaged(f"{database.path} is damaged: an artifact or log needs a blob that is none.")
     ids = sorted(blobs)
     return sum(
         database.query(SUM_SIZES, (json.dumps(ids[start : start + REPORT_EVERY]),))[0][0]
@@ -227,7 +232,10 @@ class _Count:
 
     def _settle(self, waiting: dict[str | None, list[int]]) -> None:
         for blobs, (size, stored) in waiting.items():
-            numbers = {self._set_of(int(blob)) for blob in blobs.split(",")} if blobs else {0}
+            try:
+                numbers = {self._set_of(int(blob)) for blob in blobs.split(",")} if blobs else {0}
+            except ValueError as error:
+                raise Damaged(f"{self._path} is damaged: a chunk in it belongs to a blob that is none.") from error
             if len(numbers) == 1:
                 number = numbers.pop()
             else:
