@@ -17,8 +17,8 @@ import helpers_everything
 import helpers_verify
 import pytest
 from golden_content import check, check_registered
-from helpers_inventory import PAGE, hurt_tables, inventory, pages_of
 from helpers_cli import Trap, run
+from helpers_inventory import PAGE, hurt_tables, inventory, pages_of
 from helpers_processes import result_of, start
 from helpers_store import FLOW, dump, save_task, tampering
 

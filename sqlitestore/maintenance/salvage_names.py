@@ -35,6 +35,7 @@ class RunNames:
         self._agreed: set[Any] = set()
         self._runs: dict[int, list[RunName]] = {}
         self.proven: dict[int, RunName] = {}
+        self._contradicted: set[Any] = set()
         self._taken: dict[tuple[str, str], int] = {}
         for flow in staging.firsts("flow"):
             found = staging.find("flow", flow)
@@ -96,6 +97,7 @@ class RunNames:
                 if run not in self.proven and not self._take(run, name):
                     continue
                 return name
+        self._contradicted.add(run)
         return None
 
     def settle(self, findings: Findings) -> None:
@@ -103,7 +105,9 @@ class RunNames:
         for run, names in self._runs.items():
             if run in self.proven:
                 continue
-            if run in self._agreed and self._take(run, names[0]):
+            # The name of a run in the trash stands only there: rows that it does not fit speak against it.
+            doubtful = run in self._contradicted and any(name.trashed is not None for name in names)
+            if run in self._agreed and not doubtful and self._take(run, names[0]):
                 continue
             where = pathspec_of(names[0][:2]) if names else f"?/? (id {run})"
             findings.add("run", "nothing proves its name, so it is left out", pathspec=where)

@@ -108,7 +108,10 @@ class Usage(NamedTuple):
 
 def usage(database: Database, progress: Progress = SILENT) -> Usage:
     """Return who uses what of the file. Raises Damaged where a row refers to one that is not there."""
-    return _counted(database, progress).result()
+    try:
+        return _counted(database, progress).result()
+    except (TypeError, ValueError) as error:  # a damaged row may hold anything in the place of a size or an id
+        raise Damaged(f"{database.path} is damaged: what should be a number is none ({error}).") from error
 
 
 def content_size(database: Database, runs: Iterable[tuple[str, str]]) -> int:
@@ -232,10 +235,7 @@ class _Count:
 
     def _settle(self, waiting: dict[str | None, list[int]]) -> None:
         for blobs, (size, stored) in waiting.items():
-            try:
-                numbers = {self._set_of(int(blob)) for blob in blobs.split(",")} if blobs else {0}
-            except ValueError as error:
-                raise Damaged(f"{self._path} is damaged: a chunk in it belongs to a blob that is none.") from error
+            numbers = {self._set_of(int(blob)) for blob in blobs.split(",")} if blobs else {0}
             if len(numbers) == 1:
                 number = numbers.pop()
             else:

@@ -195,11 +195,11 @@ class Asking:
 
     def _logs(self) -> None:
         for item in self._all("log"):
-            _, flow, run, step, task, number, source, stream = item
+            _, flow, run, step, task, _, source, stream = item
             address = TaskAddress(flow, run, step, task)
             log = self._try([item], lambda a=address, i=item: self._storage.load_log(a, i[5], i[6], i[7]))
-            sizes = self._try([item], lambda a=address, i=item: self._storage.log_sizes(a, i[5]))
-            if log is not None and sizes is not None:
+            sizes = self._try([item], lambda a=address, i=item: self._storage.log_sizes(a, i[5])) if log else None
+            if sizes is not None:
                 self.found[item] = log
                 assert sizes[source, stream] == len(log), f"{item} has the size {sizes}, and {len(log)} bytes"
 

@@ -1,4 +1,4 @@
-"""Do errors and problems name what is hurt?"""
+"""Whether errors and problems name what is hurt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from damage_kinds import Whole
 
 from sqlitestore import DataException
 from sqlitestore.errors import Damaged, NotFound
-from sqlitestore.maintenance.verification import Problem, Verification
+from sqlitestore.maintenance.verification import MAX_PROBLEMS, Problem, Verification
 
 NAMED = {"flow", "run", "trash", "untrusted"}
 ATTEMPT = NAMED | {"attempt", "artifact", "stub", "blob"}
@@ -60,7 +60,7 @@ def check_error(path: str, item: Item, error: DataException) -> None:
 
 def names_it(whole: Whole, found: Verification, item: Item) -> bool:
     """Whether one of the problems that verify found names an item, its owner, or a table that it needs."""
-    if found.found > len(found.problems):
+    if len(found.problems) >= MAX_PROBLEMS:
         return True  # more than are listed
     return any(_names(whole, problem, item) for problem in found.problems)
 
@@ -93,4 +93,29 @@ def _table_of(tree: str) -> str:
     """Return the table that an index belongs to."""
     if tree.startswith("sqlite_autoindex_"):
         return tree[len("sqlite_autoindex_") :].rsplit("_", 1)[0]
-    return tree.split("_by_")[0]
+    return tree.split("_by_", maxsplit=1)[0]
+
+
+def check_not_swallowed(found: Verification, item: Item) -> None:
+    """Fail if an item is answered with nothing, though verify could read its row and says that it is damaged.
+
+    A row that a page lost is nothing to a reader; one that is there and damaged must be an error. Where pages are hurt
+    too, a look-up may lose its way to a row that a scan comes by.
+    """
+    if any(problem.kind in {"store", "structure", "table"} for problem in found.problems):
+        return
+    kind, *names = item
+    place, attempt, name = "/".join(map(str, names[:4])), None, ""
+    if kind == "file":
+        place, name = "", names[0]
+    elif kind == "log":
+        attempt, name = names[4], f"{names[5]}/{names[6]}"
+    elif kind == "task_metadata":
+        kind, name = "metadata", names[5]
+    elif kind == "attempt":
+        attempt = names[4]
+    else:
+        return
+    for problem in found.problems:
+        same = (problem.kind, problem.pathspec, problem.attempt, problem.name) == (kind, place, attempt, name)
+        assert not same, f"{item} is answered with nothing, and verify reads it: {problem}"

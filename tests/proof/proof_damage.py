@@ -17,11 +17,11 @@ from damage_answers import Answers, Asking, Item, is_right, lacks_rows
 from damage_commands import check_commands, outputs
 from damage_files import PAGE_SIZES, Beside, Subject, clear, copied, lay, make_journal, make_log, make_subject
 from damage_kinds import KINDS, LOST_WRITES, Damage, hurt_beside
-from damage_naming import check_error, names_it
+from damage_naming import check_error, check_not_swallowed, names_it
 from damage_salvage import SalvageCheck
 from helpers_inventory import Items
 
-from sqlitestore import NotFound
+from sqlitestore import DataException, NotFound
 from sqlitestore.maintenance.verification import Verification
 from sqlitestore.maintenance.verify import verify
 
@@ -52,6 +52,7 @@ class Campaign:
         self._salvage = [SalvageCheck(os.path.join(folder, f"made-{size}.db")) for size in PAGE_SIZES]
         self.counts: Counter[str] = Counter()
         self.longest = 0.0
+        self._errors: dict[Item, DataException] = {}
         self._outputs = [self._check_whole(subject) for subject in self._subjects]
 
     def _check_whole(self, subject: Subject) -> dict[str, str]:
@@ -96,6 +97,8 @@ class Campaign:
         lost = kind == LOST_WRITES
         missing = self._judge(subject, subject.answers, earlier=subject.earlier if lost else ())
         found = verify(self._path)
+        for item in set(missing) - self._errors.keys():
+            check_not_swallowed(found, item)
         self._count(missing, found)
         if missing and found.ok:
             self._not_found(missing, lost=lost)
@@ -131,6 +134,7 @@ class Campaign:
         """Ask for everything; return what is missing, an error, or of an earlier time. Nothing may be wrong."""
         asked = {item for answers in (wanted, *earlier) for item in answers}
         answers = Asking(self._path, asked).ask()
+        self._errors = answers.errors
         self.counts["answers"] += len(answers.found)
         missing = []
         for item, answer in answers.found.items():
