@@ -21,8 +21,8 @@ from sqlitestore.storage import SQLiteStorage
 
 
 def test_damage_by_chance(tmp_path: Path) -> None:
-    """Of every kind: nothing wrong is answered, verify tells what is missing, and salvage gets what is whole."""
-    figures = prove(100, 1, str(tmp_path))
+    """Five of every kind: nothing wrong is answered, verify tells what is missing, and salvage gets what is whole."""
+    figures = prove(85, 1, str(tmp_path))
     assert figures["files salvaged"] > 50
     assert figures["errors"] > 1000
 
