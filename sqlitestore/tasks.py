@@ -355,17 +355,15 @@ class Tasks:
         """Return the names of a flow's runs, oldest first. Raises Damaged."""
         return self._names(f"run of flow {flow_name}", self._database.query(SELECT_RUNS, (flow_name,)))
 
-    def _names(self, what: str, rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    def _names(self, what: str, rows: Sequence[tuple[Any, ...]]) -> list[str]:
         """Return the names; each must be the same in the index and in the table. Raises Damaged."""
-        names = []
         for name, same in rows:
             if name != same or not isinstance(name, str):
                 raise Damaged(
                     f"The name of a {what} in {self._database.path} is damaged: it is {name!r:.300} in one place and "
                     f"{same!r:.300} in another. Restore the file from a backup."
                 )
-            names.append(name)
-        return names
+        return [name for name, _ in rows]
 
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
         number, started, done, python, artifacts_digest, digest, row_id, origin = row
