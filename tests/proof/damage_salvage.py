@@ -68,6 +68,8 @@ class SalvageCheck:
             elif item[0] == "log":  # nothing tells any more that it went on
                 assert {"log", "log_by_blob"} <= tables, f"{item} is short, and no page of it is hurt"
                 assert wanted[: len(value)] == value, f"{item} is {value}, and was {wanted}"
+            elif item[0] == "trash":  # it has no digest
+                assert "trash" in tables, f"{item} is {value}, and was {wanted}"
             elif item[0] == "registered_run":
                 assert (value[0], value[2:4]) == (None, ("[]", "[]")), f"{item} is {value}, and was {wanted}"
             elif item[0] == "registered_metadata":
