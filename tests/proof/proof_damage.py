@@ -205,7 +205,7 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
         campaign.round(seed * 1_000_000 + number)
     counts = campaign.counts
     assert counts["answers"] > amount
-    if amount >= 5 * len([*KINDS, *BESIDE]):
+    if amount >= 3 * len([*KINDS, *BESIDE]):
         for needed in ("of which something was not readable", "that verify alone found hurt", "that were harmless"):
             assert counts[f"files {needed}"], f"no file {needed}"
         for kind in (*KINDS, *BESIDE):

@@ -21,10 +21,10 @@ from sqlitestore.storage import SQLiteStorage
 
 
 def test_damage_by_chance(tmp_path: Path) -> None:
-    """Five of every kind: nothing wrong is answered, verify tells what is missing, and salvage gets what is whole."""
-    figures = prove(85, 1, str(tmp_path))
-    assert figures["files salvaged"] > 50
-    assert figures["errors"] > 1000
+    """Three of every kind: nothing wrong is answered, verify tells what is missing, and salvage gets what is whole."""
+    figures = prove(51, 1, str(tmp_path))
+    assert figures["files salvaged"] > 25
+    assert figures["errors"] > 500
 
 
 class Anything(bytes):
