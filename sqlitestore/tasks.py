@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -263,12 +263,21 @@ class Tasks:
             rows = self._query(SELECT_RUN_ATTEMPTS, (flow_name, run_name))
         else:
             rows = self._query(SELECT_STEP_ATTEMPTS, (flow_name, run_name, json.dumps(list(steps))))
-        return [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
+        attempts = [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
+        return self._asked_for(attempts, lambda task: steps is None or task.step_name in steps)
 
     def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
         """Return the attempts of the tasks, in the order asked and by number; nothing for a task that is not there."""
-        rows = self._query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
-        return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
+        asked = set(tasks := list(tasks))
+        rows = self._query(SELECT_TASK_ATTEMPTS, (json.dumps(tasks),))
+        return self._asked_for([self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows], asked.__contains__)
+
+    def _asked_for(self, found: list[Attempt], is_asked: Callable[[TaskAddress], bool]) -> list[Attempt]:
+        """Return the attempts; a damaged index leads to whole rows of other tasks. Raises Damaged."""
+        for each in found:
+            if not is_asked(each.task):
+                raise self._damaged(each.task, each.number, "its names in the index")
+        return found
 
     def records(self, flow_name: str, run_name: str, steps: Sequence[str] | None = None) -> list[AttemptRecord]:
         """Return the attempts of a run (of those steps) with the rows of their artifacts, checked."""

@@ -293,3 +293,22 @@ def test_a_name_that_table_and_index_tell_differently_is_an_error(tmp_path: Path
 def _names(flow: FlowDataStore) -> list[str]:
     storage: Any = flow._storage_impl
     return [*storage.flows(), *storage.runs(FLOW)]
+
+
+def test_an_index_that_leads_to_another_task_is_an_error(tmp_path: Path) -> None:
+    """The row that it leads to is whole, but it is not what was asked for."""
+    path = tmp_path / "runs.db"
+    with FlowDataStore(FLOW, ds_root=str(path)) as flow:
+        flow.get_task_datastore("1", "a", "task-1", attempt=0, mode="w").init_task()
+    content = path.read_bytes()
+    places = [place for place in range(len(content)) if content.startswith(b"task-1", place)]
+    assert len(places) == 2
+    kinds = set()
+    for place in places:
+        path.write_bytes(content[:place] + b"task-3" + content[place + 6 :])
+        with FlowDataStore(FLOW, ds_root=str(path)) as flow:
+            for task in ("task-1", "task-3"):
+                with pytest.raises(DataException) as caught:
+                    flow.get_task_datastore("1", "a", task, allow_not_done=True)
+                kinds.add((task, caught.value.kind))
+    assert ("task-3", "damaged") in kinds

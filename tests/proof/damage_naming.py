@@ -55,7 +55,9 @@ def check_error(path: str, item: Item, error: DataException) -> None:
     if item[0] in {"flow", "run"}:
         return  # of a list, not of one thing
     names = [str(name) for name in item[1:] if isinstance(name, str)]
-    assert not names or any(name in message for name in names) or "Blob " in message, f"the error of {item} names nothing: {message}"
+    assert not names or any(name in message for name in names) or "Blob " in message, (
+        f"the error of {item} names nothing: {message}"
+    )
 
 
 def names_it(whole: Whole, found: Verification, item: Item) -> bool:
