@@ -256,7 +256,10 @@ class Blobs:
                 raise self.missing(key)
             return ChunkedReader(self._database, key, size, chunks, hasher_for(key_of(key)))
         if not isinstance(size, int) or not 0 <= size <= MAX_INLINE:
-            raise Damaged(f"Blob {key} claims {size} bytes in its row; no more than {MAX_INLINE} are kept there.")
+            raise Damaged(
+                f"Blob {key} in {self._database.path} is damaged: it claims {size} bytes in its row, and no more than "
+                f"{MAX_INLINE} are kept there."
+            )
         try:
             data = codecs.decode(codec, stored, size)
         except Damaged as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -63,10 +63,12 @@ SELECT_PREVIEWS = """SELECT asked.value ->> 0, asked.value ->> 1, (SELECT COALES
   WHERE x.blob = b.id AND x.type = asked.value ->> 1 LIMIT 1)
  FROM json_each(?) AS asked CROSS JOIN blob AS b ON b.key = unhex(asked.value ->> 0)"""
 HAS_ATTEMPT = "SELECT digest FROM attempt WHERE id = ?"
-SELECT_FLOWS = "SELECT name FROM flow ORDER BY name"
+# These names have no digest; but they stand twice, in the index (i) and in the table (t), and are compared.
+SELECT_FLOWS = """SELECT i.name, t.name FROM flow AS i INDEXED BY sqlite_autoindex_flow_1
+ LEFT JOIN flow AS t NOT INDEXED ON t.id = i.id ORDER BY i.name"""
 # A run in the trash has a name with a slash, which no run can be asked for by (see ``trash``).
-SELECT_RUNS = """SELECT r.name FROM flow AS f JOIN run AS r ON r.flow = f.id
- WHERE f.name = ? AND r.name NOT GLOB '*/*' ORDER BY r.id"""
+SELECT_RUNS = """SELECT i.name, t.name FROM flow AS f JOIN run AS i INDEXED BY sqlite_autoindex_run_1 ON i.flow = f.id
+ LEFT JOIN run AS t NOT INDEXED ON t.id = i.id WHERE f.name = ? AND i.name NOT GLOB '*/*' ORDER BY i.id"""
 
 
 def digest_of(*fields: Any) -> bytes:
@@ -268,12 +270,21 @@ class Tasks:
             rows = self._query(SELECT_RUN_ATTEMPTS, (flow_name, run_name))
         else:
             rows = self._query(SELECT_STEP_ATTEMPTS, (flow_name, run_name, json.dumps(list(steps))))
-        return [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
+        attempts = [self._attempt(TaskAddress(flow_name, run_name, row[0], row[1]), row[2:]) for row in rows]
+        return self._asked_for(attempts, lambda task: steps is None or task.step_name in steps)
 
     def find_tasks(self, tasks: Iterable[TaskAddress]) -> list[Attempt]:
         """Return the attempts of the tasks, in the order asked and by number; nothing for a task that is not there."""
-        rows = self._query(SELECT_TASK_ATTEMPTS, (json.dumps(list(tasks)),))
-        return [self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows]
+        asked = set(tasks := list(tasks))
+        rows = self._query(SELECT_TASK_ATTEMPTS, (json.dumps(tasks),))
+        return self._asked_for([self._attempt(TaskAddress(*row[:4]), row[4:]) for row in rows], asked.__contains__)
+
+    def _asked_for(self, found: list[Attempt], is_asked: Callable[[TaskAddress], bool]) -> list[Attempt]:
+        """Return the attempts; a damaged index leads to whole rows of other tasks. Raises Damaged."""
+        for each in found:
+            if not is_asked(each.task):
+                raise self._damaged(each.task, each.number, "its names in the index")
+        return found
 
     def records(self, flow_name: str, run_name: str, steps: Sequence[str] | None = None) -> list[AttemptRecord]:
         """Return the attempts of a run (of those steps) with the rows of their artifacts, checked."""
@@ -355,12 +366,22 @@ class Tasks:
         return artifacts
 
     def flows(self) -> list[str]:
-        """Return the names of all flows, sorted."""
-        return [name for (name,) in self._database.query(SELECT_FLOWS)]
+        """Return the names of all flows, sorted. Raises Damaged."""
+        return self._names("flow", self._database.query(SELECT_FLOWS))
 
     def runs(self, flow_name: str) -> list[str]:
-        """Return the names of a flow's runs, oldest first."""
-        return [name for (name,) in self._database.query(SELECT_RUNS, (flow_name,))]
+        """Return the names of a flow's runs, oldest first. Raises Damaged."""
+        return self._names(f"run of flow {flow_name}", self._database.query(SELECT_RUNS, (flow_name,)))
+
+    def _names(self, what: str, rows: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Return the names; each must be the same in the index and in the table. Raises Damaged."""
+        for name, same in rows:
+            if name != same or not isinstance(name, str):
+                raise Damaged(
+                    f"The name of a {what} in {self._database.path} is damaged: it is {name!r:.300} in one place and "
+                    f"{same!r:.300} in another. Restore the file from a backup."
+                )
+        return [name for name, _ in rows]
 
     def _attempt(self, task: TaskAddress, row: tuple[Any, ...]) -> Attempt:
         number, started, done, python, artifacts_digest, digest, row_id, origin = row

@@ -15,6 +15,7 @@ from helpers_store import FLOW, dump, incompressible, tampering
 
 from sqlitestore import Damaged, DataException, FlowDataStore, NotFound
 from sqlitestore.codecs import ZSTD, zstd
+from sqlitestore.model import TaskAddress
 
 LARGE = incompressible(900_000)
 SMALL = "a text of no great length, " * 20
@@ -272,3 +273,46 @@ def test_a_frame_may_not_be_longer_or_shorter_than_it_says(path: str) -> None:
             connection.execute("UPDATE blob SET codec = ?, bytes = ?, size = ?", (ZSTD, frame, len(content) + 1))
         with FlowDataStore(FLOW, ds_root=path) as flow, pytest.raises(Damaged):
             flow.get_task_datastore("1", "a", "1")["small"]
+
+
+@pytest.mark.parametrize("name", [b"run-1", FLOW.encode()])
+def test_a_name_that_table_and_index_tell_differently_is_an_error(tmp_path: Path, name: bytes) -> None:
+    """Names of flows and runs have no digest; they stand twice, and a list never has one that was not written."""
+    path = tmp_path / "runs.db"
+    with FlowDataStore(FLOW, ds_root=str(path)) as flow:
+        flow.get_task_datastore("run-1", "a", "1", attempt=0, mode="w").init_task()
+        assert _names(flow) == [FLOW, "run-1"]
+    content = path.read_bytes()
+    places = [place for place in range(len(content)) if content.startswith(name, place)]
+    assert len(places) == 2
+    for place in places:
+        path.write_bytes(content[:place] + b"X" + content[place + 1 :])
+        with FlowDataStore(FLOW, ds_root=str(path)) as flow, pytest.raises(Damaged, match=path.name):
+            _names(flow)
+
+
+def _names(flow: FlowDataStore) -> list[str]:
+    storage: Any = flow._storage_impl
+    return [*storage.flows(), *storage.runs(FLOW)]
+
+
+def test_an_index_that_leads_to_another_task_is_an_error(tmp_path: Path) -> None:
+    """The row that it leads to is whole, but it is not what was asked for."""
+    path = tmp_path / "runs.db"
+    with FlowDataStore(FLOW, ds_root=str(path)) as flow:
+        flow.get_task_datastore("1", "a", "task-1", attempt=0, mode="w").init_task()
+    content = path.read_bytes()
+    places = [place for place in range(len(content)) if content.startswith(b"task-1", place)]
+    assert len(places) == 2
+    kinds = set()
+    for place in places:
+        path.write_bytes(content[:place] + b"task-3" + content[place + 6 :])
+        with FlowDataStore(FLOW, ds_root=str(path)) as flow:
+            for task in ("task-1", "task-3"):
+                try:
+                    found = flow._storage_impl.find_tasks([TaskAddress(FLOW, "1", "a", task)])
+                    kinds.add((task, *(each.task.task_id for each in found)))
+                except Damaged as error:
+                    kinds.add((task, error.kind))
+    assert ("task-3", "damaged") in kinds
+    assert kinds <= {("task-1",), ("task-3",), ("task-1", "task-1"), ("task-1", "damaged"), ("task-3", "damaged")}

@@ -198,22 +198,22 @@ class Carver:
                     yield from self._rows_of(name, rank, number, page, records)
 
     def _find_free_pages(self) -> None:
-        """Mark the pages on the list of free pages, and those that the map of pages says are free."""
+        """Mark the pages on the list of free pages, if it is whole, and those that the map of pages says are free."""
         header = self._pages.header
         following, expected = (int.from_bytes(header[place : place + 4], "big") for place in (32, 36))
-        found = 0
-        while 0 < following <= self._pages.count and not self._free[following]:
+        free: set[int] = set()
+        while 0 < following <= self._pages.count and following not in free and len(free) <= expected:
             trunk = self._pages.page(following)
-            self._free[following] = 1
             count = min(int.from_bytes(trunk[4:8], "big"), len(trunk) // 4 - 2)
-            for place in range(8, 8 + 4 * count, 4):
-                leaf = int.from_bytes(trunk[place : place + 4], "big")
-                if 0 < leaf <= self._pages.count:
-                    self._free[leaf] = 1
-                    found += 1
-            found += 1
+            leaves = [int.from_bytes(trunk[place : place + 4], "big") for place in range(8, 8 + 4 * count, 4)]
+            free.update([following], leaves)
             following = int.from_bytes(trunk[:4], "big")
-        self._knows_free = bool(header) and found == expected
+        # A list that begins or goes on at a wrong page would hide rows that are not free.
+        self._knows_free = (
+            bool(header) and len(free) == expected and all(0 < page <= self._pages.count for page in free)
+        )
+        for page in free if self._knows_free else ():
+            self._free[page] = 1
         self._knows_free = self._read_page_map() or self._knows_free
 
     def _read_page_map(self) -> bool:

@@ -11,6 +11,8 @@ import os
 import struct
 from typing import BinaryIO, Self
 
+from sqlitestore.maintenance.page_cells import parse_page
+
 MAGIC = b"SQLite format 3\0"
 PAGE_SIZES = tuple(2**power for power in range(9, 17))
 """[bytes] That SQLite knows; ours is 8192."""
@@ -87,18 +89,12 @@ class PageFile:
         count = 0
         for number in range(1, pages, max(1, pages // SAMPLE)):
             self._file.seek(number * page_size)
-            head = self._file.read(12)
-            if len(head) < 12 or head[0] not in BTREE_KINDS:  # noqa: PLR2004
+            if self._file.read(1)[0] not in BTREE_KINDS:
                 continue
-            cells, content = struct.unpack(">HH", head[3:7])
-            array_end = (8 if head[0] > 5 else 12) + 2 * cells  # noqa: PLR2004
-            self._file.seek(number * page_size + (8 if head[0] > 5 else 12))  # noqa: PLR2004
-            pointers = struct.unpack(
-                f">{min(cells, 50)}H", self._file.read(2 * min(cells, 50)).ljust(2 * min(cells, 50))
-            )
-            # A page is filled from its end: in half a page the cells would lie outside.
-            inside = cells and all(array_end <= pointer < page_size for pointer in pointers)
-            count += bool(inside and array_end <= (content or 65536) <= page_size)
+            # Its cells and its free space must add up: in half a page, or in two, they would not.
+            self._file.seek(number * page_size)
+            page = parse_page(self._file.read(page_size), number + 1)
+            count += bool(page.cells and not page.hurt)
         return count
 
     def _read_log(self, log: BinaryIO) -> None:

@@ -49,6 +49,8 @@ class ContentSalvage:
         self._findings = findings
         self._progress = progress
         self._written = 0
+        self._candidates: dict[int, int] = {}
+        """How many contents the rows of a chunk's id have, of those that were wanted."""
         self.unsure: set[bytes] = set()
         """Keys of blobs of which nobody knows whether they were deleted: only those that something needs are kept."""
 
@@ -69,8 +71,10 @@ class ContentSalvage:
             self._progress.finish()
 
     def keys_of(self, blob: Any) -> list[bytes]:
-        """Return the keys that a blob's id may stand for, the surest first."""
-        return list(dict.fromkeys(row[2] for row in self._staging.find("blob", blob)))
+        """Return the keys that a blob's id may stand for, the surest first: rows that may be of chunks come last."""
+        keys = dict.fromkeys(row[2] for row in self._staging.find("blob", blob))
+        chunks = {row[2] for row in self._staging.find("chunk", blob) if row[3] is not None}
+        return sorted(keys, key=lambda key: key in chunks)
 
     def saved(self, key: bytes) -> tuple[int, int] | None:
         """Return the id and size [bytes] of a blob in the new file, None if it is not there."""
@@ -131,10 +135,20 @@ class ContentSalvage:
                 yield chunks
 
     def _save_chunks(self, blob: int, key: bytes, size: int, chunks: Sequence[int]) -> str:
+        """Save a blob that is made of chunks; what an id stands for may be in doubt, and the blob's key decides."""
+        message = self._save_choice(blob, key, size, chunks, 0)
+        choice = 1
+        while message and choice < max((self._candidates.get(chunk, 0) for chunk in chunks), default=0):
+            if not self._save_choice(blob, key, size, chunks, choice):
+                return ""
+            choice += 1
+        return message
+
+    def _save_choice(self, blob: int, key: bytes, size: int, chunks: Sequence[int], choice: int) -> str:
         hasher = hasher_for(key)
         length, parts, lost = 0, [], []
         for chunk in chunks:
-            found = self._save_chunk(chunk)
+            found = self._save_chunk(chunk, choice)
             if found is None:
                 lost.append(chunk)
                 continue
@@ -152,20 +166,39 @@ class ContentSalvage:
         self._out.executemany(INSERT_PART, ((row, position, part) for position, part in enumerate(parts)))
         return ""
 
-    def _save_chunk(self, chunk: int) -> tuple[bytes, int] | None:
-        """Return a chunk's bytes and its id in the new file; None if nothing of that id is whole."""
+    def _save_chunk(self, chunk: int, choice: int) -> tuple[bytes, int] | None:
+        """Return a chunk's bytes and its id in the new file; None if nothing of that id is whole.
+
+        Rows of several contents may have the id, where they may also be of blobs: ``choice`` says which is taken.
+        """
+        whole: set[bytes] = set()
+        last: tuple[bytes, int] | None = None
         for _, page, cell, _, digest, size, codec in self._staging.places("chunk", chunk)[:MANY_CANDIDATES]:
+            if digest in whole:
+                continue
             data, stored = self._decoded((page, cell), size, codec, MAX_CHUNK)
             if data is None or xxh3_128_digest(data) != digest:
                 continue
-            found: Any = self._out.execute(SELECT_CHUNK, (digest,)).fetchone()
-            if found is None:
-                row = self._free_id("chunk", chunk)
-                self._out.execute(INSERT_CHUNK, (row, digest, size, codec, stored))
-                return data, row
-            if codecs.decode(found[2], found[3], found[1]) == data:  # else made to collide: not to be shared
-                return data, found[0]
-        return None
+            if len(whole) <= choice:
+                row = self._chunk_id(chunk, digest, size, codec, stored, data)
+                if row is None:
+                    continue
+                last = data, row
+            whole.add(digest)
+        self._candidates[chunk] = len(whole)
+        return last
+
+    def _chunk_id(self, chunk: int, digest: bytes, size: int, codec: int, stored: bytes, data: bytes) -> int | None:
+        """Return the id of a chunk in the new file, where it is put if it is not there.
+
+        None if other bytes have its digest there: made to collide, and not to be shared.
+        """
+        found: Any = self._out.execute(SELECT_CHUNK, (digest,)).fetchone()
+        if found is not None:
+            return int(found[0]) if codecs.decode(found[2], found[3], found[1]) == data else None
+        row = self._free_id("chunk", chunk)
+        self._out.execute(INSERT_CHUNK, (row, digest, size, codec, stored))
+        return row
 
     def _decoded(self, place: tuple[int, int], size: Any, codec: Any, most: int) -> tuple[bytes | None, Any]:
         values = self._payload(*place)

@@ -35,11 +35,19 @@ class RunNames:
         self._agreed: set[Any] = set()
         self._runs: dict[int, list[RunName]] = {}
         self.proven: dict[int, RunName] = {}
+        self._contradicted: set[Any] = set()
         self._taken: dict[tuple[str, str], int] = {}
         for flow in staging.firsts("flow"):
             found = staging.find("flow", flow)
-            self._flows[flow] = list(dict.fromkeys(name for _, _, name in found if is_legal(name)))
-            self._agreed.update(name for _, _, name in self._agreed_rows("flow", found))
+            # A page of ``untrusted`` has rows of the same shape, which only the index of flows does not know.
+            doubtful = {origin for _, _, origin in staging.find("untrusted", flow)}
+            agreed = {name for _, _, name in self._agreed_rows("flow", found, doubtful) if is_legal(name)}
+            names = {name: None for _, _, name in found if is_legal(name)}
+            self._flows[flow] = [
+                *(name for name in names if name in agreed),
+                *(name for name in names if name not in agreed),
+            ]
+            self._agreed.update(agreed)
         for table in ("run", "trash"):
             for run in staging.firsts(table):
                 if run > 0 and run not in self._runs:
@@ -59,18 +67,22 @@ class RunNames:
             flows = [name for names in self._flows.values() for name in names][:MAX_FLOWS]
             found.extend(RunName(flow, real, *rest) for flow in flows for _, _, real, *rest in trash)
         found = [name for name in dict.fromkeys(found) if is_legal(name.run)]
-        agreed = self._agreed_rows("run", rows)
+        agreed = self._agreed_rows("run", rows, set())
         if len(found) == len(agreed) == 1 and found[0].flow in self._agreed:
             self._agreed.add(run)
         return found
 
-    def _agreed_rows(self, table: str, rows: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
-        """Return (NULL, id, ...) of the rows that table and index both have, or one of them if the other is damaged."""
+    def _agreed_rows(self, table: str, rows: list[tuple[Any, ...]], doubtful: set[Any]) -> set[tuple[Any, ...]]:
+        """Return (NULL, id, ...) of the rows that table and index both have, or one of them if the other is damaged.
+
+        A name that is ``doubtful`` counts only if both have it.
+        """
         tables, indexes = ({(None, *row[1:]) for row in rows if row[0] % 2 == part} for part in (0, 1))
         if tables and indexes:
             return tables & indexes
         only, other = (tables, f"sqlite_autoindex_{table}_1") if tables else (indexes, table)
-        return only if len(only) == 1 and self._hurt & {other, "sqlite_schema"} else set()
+        sure = {row for row in only if row[-1] not in doubtful}
+        return sure if len(only) == 1 and self._hurt & {other, "sqlite_schema"} else set()
 
     def candidates(self, run: Any) -> list[RunName]:
         """Return the names that a run may have; one if it is proven, none if nothing is known."""
@@ -85,6 +97,7 @@ class RunNames:
                 if run not in self.proven and not self._take(run, name):
                     continue
                 return name
+        self._contradicted.add(run)
         return None
 
     def settle(self, findings: Findings) -> None:
@@ -92,7 +105,9 @@ class RunNames:
         for run, names in self._runs.items():
             if run in self.proven:
                 continue
-            if run in self._agreed and self._take(run, names[0]):
+            # The name of a run in the trash stands only there: rows that it does not fit speak against it.
+            doubtful = run in self._contradicted and any(name.trashed is not None for name in names)
+            if run in self._agreed and not doubtful and self._take(run, names[0]):
                 continue
             where = pathspec_of(names[0][:2]) if names else f"?/? (id {run})"
             findings.add("run", "nothing proves its name, so it is left out", pathspec=where)

@@ -108,14 +108,22 @@ class Usage(NamedTuple):
 
 def usage(database: Database, progress: Progress = SILENT) -> Usage:
     """Return who uses what of the file. Raises Damaged where a row refers to one that is not there."""
-    return _counted(database, progress).result()
+    try:
+        return _counted(database, progress).result()
+    except (TypeError, ValueError) as error:  # a damaged row may hold anything in the place of a size or an id
+        raise Damaged(f"{database.path} is damaged: what should be a number is none ({error}).") from error
 
 
 def content_size(database: Database, runs: Iterable[tuple[str, str]]) -> int:
-    """Return how much content the artifacts and logs of runs (flow and run) have, each piece once [bytes]."""
-    blobs: set[int] = set()
+    """Return how much content the artifacts and logs of runs (flow and run) have, each piece once [bytes].
+
+    Raises Damaged where one of them refers to nothing.
+    """
+    blobs: set[Any] = set()
     for flow, run in runs:
         blobs.update(blob for (blob,) in database.query(SELECT_OF_RUN, (flow, run)))
+    if not all(isinstance(blob, int) for blob in blobs):
+        raise Damaged(f"{database.path} is damaged: an artifact or log needs a blob that is none.")
     ids = sorted(blobs)
     return sum(
         database.query(SUM_SIZES, (json.dumps(ids[start : start + REPORT_EVERY]),))[0][0]

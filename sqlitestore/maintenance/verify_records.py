@@ -2,9 +2,10 @@
 
 What nothing but its own table says, and what has no digest, can be lost or changed without a trace by a change that
 leaves all pages well-formed: a row of ``data``, ``held``, ``garbage`` and ``untrusted``, the times in ``trash`` and
-``store``, and the last rows of a task in the tables without rowid (metadata, registrations, files, the last parts of a
-log). Damage by accident is not of that kind: a page that is lost, zeroed, cut off or in another's place breaks the
-order of keys, the count of pages or the free space of a page, and ``integrity_check`` tells.
+``store``, and the last rows of a task in the tables without rowid and index (metadata, registrations). FORMAT.md, "What
+damage can do unnoticed", says when that can be: after a write that the disk lost, or bits flipped in a row that has no
+digest. A page that is lost, zeroed, cut off or in another's place breaks the order of keys, the count of pages or the
+free space of a page, and ``integrity_check`` tells; ``tests/proof/proof_damage.py`` counts what goes unnoticed.
 """
 
 from __future__ import annotations
