@@ -126,3 +126,6 @@ def _check_by_the_product(flow: FlowDataStore, oracle: Oracle) -> None:
     for (run, task), text in oracle.logs.items():
         reader = flow.get_task_datastore(run, "a", task, allow_not_done=True)
         assert reader.load_logs(["task"], "stdout") == [("task", text)]
+
+
+IN_MEMORY = True

@@ -215,3 +215,6 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
     figures["peak memory [MiB]"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     figures["seconds"] = round(time.monotonic() - begin, 1)
     return figures
+
+
+IN_MEMORY = True

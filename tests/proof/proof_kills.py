@@ -21,6 +21,7 @@ from crash_trials import Trial
 
 UNIT = "kills"
 LONG = 1000
+SLICES = 2  # each of which comes to every named place
 
 ONE_RUN_IN = 40
 """A kill of a run of Metaflow takes some ten seconds, so they are few."""

@@ -259,8 +259,7 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
 
 def prove_slice(number: int, amount: int, seed: int, folder: str) -> dict[str, int | float]:
     """Judge so many images of one workload, at points by chance, but at each once before at any twice."""
-    in_memory = folder if not os.path.isdir("/dev/shm") else "/dev/shm"  # noqa: S108 - images are many, and small
-    with TemporaryDirectory(dir=in_memory) as place:
+    with TemporaryDirectory(dir=folder) as place:
         subject = Subject(*SUBJECTS[number], place)
         subject.judge_some(amount, seed)
     return {
@@ -284,3 +283,6 @@ def digest_of(image: Image) -> int:
         digest.update(f"{path} {len(image[path])} ".encode())
         digest.update(image[path])
     return digest.intdigest()
+
+
+IN_MEMORY = True
