@@ -66,10 +66,10 @@ class Mode(NamedTuple):
 
             patch.setattr("sqlitestore.database.Database.__init__", init)
             patch.setattr("sqlitestore.database.is_network_file_system", lambda _: self.journal == "delete")
-            patch.setattr("sqlitestore.pragmas.CHECKPOINT_BYTES", 400_000)
-            patch.setattr("sqlitestore.chunk_stream.BATCH", 300_000)
-            patch.setattr("sqlitestore.blobs.BATCH", 300_000)
-            patch.setattr("sqlitestore.maintenance.reclaim.BATCH", 300_000)
+            patch.setattr("sqlitestore.pragmas.CHECKPOINT_BYTES", 250_000)
+            patch.setattr("sqlitestore.chunk_stream.BATCH", 200_000)
+            patch.setattr("sqlitestore.blobs.BATCH", 200_000)
+            patch.setattr("sqlitestore.maintenance.reclaim.BATCH", 200_000)
             yield
 
 
@@ -165,16 +165,16 @@ def save(folder: str, say: Say) -> None:
 def save_huge(folder: str, say: Say) -> None:
     """Save artifacts of many batches, while a reader keeps the log from being used again."""
     with opened(folder) as flow, opened(folder) as reader:
-        write(flow, "1/a/1", "noise_1200000")
+        write(flow, "1/a/1", "noise_700000")
         say("a huge artifact")
         database = reader._storage_impl.database
         with database.read() if database.reads_beside_writers else nullcontext():
             database.query("SELECT * FROM store")
-            write(flow, "1/a/2", "noise_700000", "shared_300000")
+            write(flow, "1/a/2", "noise_400000", "shared_200000")
             say("beside a reader")
-        write(flow, "1/a/3", "shared_300000", "small")
+        write(flow, "1/a/3", "shared_200000", "small")
         say("again")
-        flow.save_data([incompressible(900_000, 5)])
+        flow.save_data([incompressible(500_000, 5)])
         say("huge data")
     say(CLOSED)
 

@@ -31,7 +31,7 @@ from sqlitestore.testing.recording import Name, Recorder, Said, Sync
 from sqlitestore.testing.watched_vfs import watched
 
 UNIT = "images of a disk"
-LONG = 40_000
+LONG = 32_000
 
 Image = dict[str, bytes]
 
