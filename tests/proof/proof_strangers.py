@@ -16,6 +16,8 @@ UNIT = "looks"
 LONG = len(HOSTILE) * len(LOOKS)
 AT_ONCE = 500
 """Looks of a process."""
+SHOWN = 100
+"""Findings that an error lists."""
 
 
 def matrix() -> list[list[str]]:
@@ -28,7 +30,7 @@ def matrix() -> list[list[str]]:
 def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
     """Do ``amount`` looks: those of the matrix from ``seed * amount`` on, so that seeds in a row have parts in a row.
 
-    Return counts. Raises AssertionError, with the seed, at the first look that does what it must not.
+    Return counts. Raises AssertionError, with the seed, that lists the looks which did what they must not.
     """
     pairs = matrix()
     chosen = [pairs[(seed * amount + number) % len(pairs)] for number in range(amount)]
@@ -49,8 +51,8 @@ def look_at(pairs: list[list[str]], folder: str, of: str, bug: str = "") -> dict
             now = Path(folder, "now")
             last = now.read_text(encoding="utf-8") if now.exists() else "the good file"
             raise AssertionError(f"{of}: the process ended at {last}: {error}") from error
-        assert not found["wrong"], f"{of}: {found['wrong']}"
-        del found["wrong"]
+        wrong = found.pop("wrong")
+        assert not wrong, f"{of}: {len(wrong)} looks went wrong:\n" + "\n".join(wrong[:SHOWN])
         for name, value in found.items():
             total[name] = max(total.get(name, 0), value) if name.startswith("peak") else total.get(name, 0) + value
     return total

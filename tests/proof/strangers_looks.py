@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from click.testing import CliRunner
 from hostile_base import FLOW, TASK, Places
 
-from sqlitestore import DataException, FlowDataStore, diff, export, merge, plan_prune, salvage, tags_of, verify
+from sqlitestore import DataException, FlowDataStore, diff, export, merge, plan_prune, push, salvage, tags_of, trust_runs, verify
 from sqlitestore.cli import output
 from sqlitestore.cli.app import application
 from sqlitestore.cli.completion import complete_pathspec
@@ -220,6 +220,7 @@ LOOKS: dict[str, Look] = {
     "compact": Look(_command("compact", "--yes"), changes=True),
     "compact fully": Look(_command("compact", "--full", "--yes"), changes=True),
     "push": Look(_command("push", "{out}/bucket"), changes=True),
+    "push of what was trusted": Look(_call(lambda path, _, out: _pushed(path, out)), changes=True),
     "completion": Look(_call(_complete), opens=False),
     "API: tasks": Look(_each_task(_read_task)),
     "API: load": Look(_each_task(_never_loads)),
@@ -235,6 +236,13 @@ LOOKS: dict[str, Look] = {
     "plug-in: storage": Look(_call(_storage_walk)),
     "plug-in: provider": Look(_call(_provider)),
 }
+
+
+def _pushed(path: str, out: str) -> None:
+    """Trust a run, and push it: that copies what the run holds, and still runs nothing of it."""
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        trust_runs(flow)
+        push(flow, f"{out}/bucket")
 
 
 def _exported(path: str, out: str) -> None:
