@@ -15,6 +15,7 @@ from typing import Any
 import apsw
 
 from sqlitestore import schema
+from sqlitestore.beside import check_beside
 from sqlitestore.connections import Connections, Handle
 from sqlitestore.errors import (
     Damaged,
@@ -244,6 +245,7 @@ class Database:
 
     def _open(self) -> Handle:
         path, flags, at_rest = self._target()
+        check_beside(self._real_path)
         try:
             connection = apsw.Connection(path, flags)
         except apsw.Error as error:
@@ -268,7 +270,7 @@ class Database:
                 set_synchronous(connection, "full" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
             check_length(connection, self._real_path)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             connection.close()
             raise self._translated(error) from error
         except BaseException:

@@ -10,7 +10,19 @@ from typing import Any, NamedTuple
 from click.testing import CliRunner
 from hostile_base import FLOW, TASK, Places
 
-from sqlitestore import DataException, FlowDataStore, diff, export, merge, plan_prune, push, salvage, tags_of, trust_runs, verify
+from sqlitestore import (
+    DataException,
+    FlowDataStore,
+    diff,
+    export,
+    merge,
+    plan_prune,
+    push,
+    salvage,
+    tags_of,
+    trust_runs,
+    verify,
+)
 from sqlitestore.cli import output
 from sqlitestore.cli.app import application
 from sqlitestore.cli.completion import complete_pathspec
