@@ -9,7 +9,7 @@ from sqlitestore.errors import Damaged
 
 
 def loaded(text: Any, what: str) -> Any:
-    """Return the value of a JSON text. Raises Damaged, naming ``what`` it is, for one that is none or nests too deep."""
+    """Return the value of a JSON text. Raises Damaged, naming ``what`` it is, for one that cannot be read."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:

@@ -23,13 +23,17 @@ ARTIFACTS = """SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_in
  ORDER BY position"""
 ATTEMPTS = f"""SELECT x.id, x.artifacts_digest IS NULL, f.name, {RUN_NAME}, x.step, x.task, x.number, x.started, x.done,
  x.python FROM attempt x {OF_RUN}"""
+OF_LOG = """JOIN blob b ON b.id = x.blob JOIN attempt a ON a.id = x.attempt JOIN run r ON r.id = a.run
+ JOIN flow f ON f.id = r.flow"""
 KEYED = {
-    "task_metadata": ("run, step, task, attempt, name", f"f.name, {RUN_NAME}, x.step, x.task, x.attempt, x.name, x.value",
-                      OF_RUN),
+    "task_metadata": (
+        "run, step, task, attempt, name",
+        f"f.name, {RUN_NAME}, x.step, x.task, x.attempt, x.name, x.value",
+        OF_RUN,
+    ),
     "log": ("attempt, source, stream, part",
             f"f.name, {RUN_NAME}, a.step, a.task, a.number, x.source, x.stream, x.part, b.key, x.size",
-            "JOIN blob b ON b.id = x.blob JOIN attempt a ON a.id = x.attempt JOIN run r ON r.id = a.run"
-            " JOIN flow f ON f.id = r.flow"),
+            OF_LOG),
     "file": ("path", "x.path, b.key, x.size, x.metadata", "JOIN blob b ON b.id = x.blob"),
     "trashed_file": ("run, path", "x.path, b.key, x.size, x.metadata", "JOIN blob b ON b.id = x.blob"),
     **{
@@ -110,7 +114,8 @@ NUMBERS = {"-1": -1, "2**62": 2**62, "2**63 - 1": 2**63 - 1, "-2**63": -(2**63),
 TEXTS = {
     "escape": "\x1b]0;title\x07\x1b[2J\x9b31m", "line": "a\nb\rc\t", "above": "..", "far above": "../../../outside/up",
     "absolute": "/etc/passwd", "NUL": "a\0b", "bidi": "a\u202eb\u2066c\u200f", "empty": "", "number": 7,
-    "null": None, "bytes": b"\xff\x1b", "long": "x" * 10_000_000, "markup": "[red]x[/red] <b> %s {0}", "option": "--help",
+    "null": None, "bytes": b"\xff\x1b", "long": "x" * 10_000_000, "markup": "[red]x[/red] <b> %s {0}",
+    "option": "--help",
 }  # fmt: skip
 NOT_TEXT = {"not UTF-8": b"a\xff\xfe\x1b[2J", "surrogate": b"\xed\xa0\x80x"}
 
@@ -178,7 +183,7 @@ PREVIEWS: dict[str, bytes] = {
 DEEP = "[" * 100_000 + "]" * 100_000
 JSONS = {
     "nested": DEEP, "nested objects": '{"a":' * 100_000 + "1" + "}" * 100_000, "a huge number": "9" * 100_000,
-    "a huge exponent": "1e999999999", "a key twice": '{"a": 1, "a": "\\u001b[2J"}', "NaN": '[NaN, Infinity, -Infinity]',
+    "a huge exponent": "1e999999999", "a key twice": '{"a": 1, "a": "\\u001b[2J"}', "NaN": "[NaN, Infinity, -Infinity]",
     "surrogate": '"\\ud800\\u001b[2J"', "none": "{", "an object": '{"sha": ["x"], "ds_type": 5}', "a list": "[1, [2]]",
     "controls": '["\\u001b]0;x\\u0007", "\\n"]', "many": "[" + "1," * 10**6 + "1]",
 }  # fmt: skip
@@ -262,6 +267,9 @@ def _pickles_everywhere(path: str, places: Places) -> None:
         sign(connection)
 
 
+MANY_ATTEMPTS = """INSERT INTO attempt(run, step, task, number, digest) WITH RECURSIVE n(value) AS (SELECT 1
+ UNION ALL SELECT value + 1 FROM n WHERE value < 2000) SELECT 1, 'train', '1', value + 5, x'00' FROM n"""
+
 RUNS: dict[str, Maker] = {
     "pickles everywhere": _pickles_everywhere,
     **{
@@ -272,13 +280,13 @@ RUNS: dict[str, Maker] = {
     "run with a name of the trash": _doctored(("UPDATE run SET name = 'trash/99' WHERE name = '1'", tuple)),
     "tasks of no run": _doctored(("UPDATE attempt SET run = 99 WHERE step = 'train'", tuple)),
     "many attempts": _doctored(
-        ("INSERT INTO attempt(run, step, task, number, digest) WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL"
-         " SELECT value + 1 FROM n WHERE value < 2000) SELECT 1, 'train', '1', value + 5, x'00' FROM n", tuple)
+        (MANY_ATTEMPTS, tuple),
     ),
     "a card elsewhere": _doctored(("UPDATE file SET path = ? WHERE path LIKE 'mf.cards/%runs/1/%'",
                                    lambda: (CARD.format("mine"),))),
     "a file that calls itself an artifact": _doctored(
-        ("UPDATE file SET path = ? WHERE path LIKE '%other' AND path LIKE '%/1/train%'", lambda: (f"{FLOW}/1/train/1/1.data.json",))
+        ("UPDATE file SET path = ? WHERE path LIKE '%other' AND path LIKE '%/1/train%'",
+         lambda: (f"{FLOW}/1/train/1/1.data.json",)),
     ),
 }  # fmt: skip
 

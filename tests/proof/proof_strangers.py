@@ -1,4 +1,4 @@
-"""Nobody is let in: every command and call looks at every hostile file; nothing runs, all is bounded, errors are clear."""
+"""Nobody is let in: every command looks at every hostile file; nothing runs, all is bounded, errors are clear."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ SHOWN = 100
 """Findings that an error lists."""
 
 
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join((HERE, os.path.dirname(__file__))),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""Of these processes: a thread for each core would reserve the memory that a look may have."""
+
+
 def matrix() -> list[list[str]]:
     """Return all pairs of a hostile file and a look, in an order by chance that is always the same."""
     pairs = [[maker, look] for maker in HOSTILE for look in LOOKS]
@@ -37,16 +45,14 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
     return look_at(chosen, folder, f"seed {seed} of {amount} looks")
 
 
-def look_at(pairs: list[list[str]], folder: str, of: str, bug: str = "") -> dict[str, int | float]:
-    """Do the looks; ``bug`` is put into the product before. Raises AssertionError."""
+def look_at(pairs: list[list[str]], folder: str, of: str) -> dict[str, int | float]:
+    """Do the looks. Raises AssertionError."""
     places = make_places(folder)
-    environment = {"PYTHONPATH": os.pathsep.join((HERE, os.path.dirname(__file__))), "OPENBLAS_NUM_THREADS": "1",
-                   "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     total: dict[str, int | float] = {}
     for start in range(0, len(pairs), AT_ONCE):
         some = pairs[start : start + AT_ONCE]
         try:
-            found = run(strangers_watch.look_at, folder, some, list(places), bug, timeout=3600, environment=environment)
+            found = run(strangers_watch.look_at, folder, some, list(places), timeout=3600, environment=ENVIRONMENT)
         except AssertionError as error:
             now = Path(folder, "now")
             last = now.read_text(encoding="utf-8") if now.exists() else "the good file"

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from sqlitestore import codecs, database, preview, schema
+from sqlitestore import beside, codecs, database, preview, schema
 from sqlitestore.archive import diff
 from sqlitestore.cli import text
 from sqlitestore.errors import Damaged
@@ -74,6 +74,10 @@ def _unpickles_to_compare() -> None:
     strangers_looks.diff = unpickling
 
 
+def _opens_whatever_lies_beside() -> None:
+    _everywhere(beside.check_beside, lambda _: None)
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "trusts the file": _trusts_the_file,
     "takes any schema": _takes_any_schema,
@@ -82,4 +86,5 @@ BUGS: dict[str, Callable[[], None]] = {
     "unpacks anything": _unpacks_anything,
     "prints names raw": _prints_names_raw,
     "unpickles to compare": _unpickles_to_compare,
+    "opens whatever lies beside": _opens_whatever_lies_beside,
 }

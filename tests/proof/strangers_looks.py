@@ -44,7 +44,7 @@ class Look(NamedTuple):
     changes: bool = False
 
 
-class Wrong(Exception):  # noqa: N818 - a finding
+class Wrong(Exception):
     """What a look must not do."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import hashlib
+import json
 import os
 import re
 import resource
@@ -16,6 +17,7 @@ from typing import Any
 
 import apsw
 from helpers_memory import peak_above
+from helpers_processes import fork
 from hostile_base import FLOW, VICTIM, Places
 from hostile_places import BESIDE_REFUSED, BESIDE_TOLERATED
 from hostile_rows import ROWS
@@ -26,7 +28,7 @@ HOSTILE: dict[str, Maker] = {**REFUSED, **BESIDE_REFUSED, **TOLERATED, **BESIDE_
 MOST_SECONDS = 60
 """[s] Of the clock, for a look at a file of a megabyte: generous, for others use the machine."""
 MOST_MEMORY = 400 * 2**20
-"""[bytes] Of resident memory that a look may take; rows and values may have 48 MiB, and a page of text several copies."""
+"""[bytes] Of resident memory that a look may take: rows may have 48 MiB, and be there in several forms."""
 ADDRESS_SPACE = 2**30
 """[bytes] That a look may reserve, above what there was before."""
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -65,9 +67,7 @@ class Watch:
             self.seen.append("exec of a text")
         elif (
             event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        ):
-            self._check_place(event, arguments[0])
-        elif event in CHANGING and isinstance(arguments[0], str):
+        ) or (event in CHANGING and isinstance(arguments[0], str)):
             self._check_place(event, arguments[0])
 
     def _check_place(self, event: str, path: str) -> None:
@@ -89,7 +89,7 @@ class Watch:
         wrong = [name for name, value in CONFIGURED.items() if connection.config(getattr(apsw, name), -1) != value]
         wrong += [name for name, most in LIMITED.items()
                   if connection.limit(getattr(apsw, f"SQLITE_LIMIT_{name}")) > most]  # fmt: skip
-        if not connection.in_transaction and not connection.filename == "":
+        if not connection.in_transaction and connection.filename != "":
             wrong += [name for name, value in (("cell_size_check", 1), ("mmap_size", 0))
                       if connection.pragma(name) != value]  # fmt: skip
         if wrong:
@@ -97,17 +97,36 @@ class Watch:
         return True
 
 
-def look_at(folder: str, order: list[list[str]], places: list[str], bug: str) -> dict[str, Any]:
+def look_at(folder: str, order: list[list[str]], places: list[str]) -> dict[str, Any]:
     """Do looks, given as [maker, look]; return counts, and all that is wrong in "wrong"."""
+    warm_up(folder, Places(*places))
+    return _looks(folder, order, Places(*places))
+
+
+def look_with_bugs(folder: str, cases: list[list[str]], places: list[str]) -> list[list[str]]:
+    """Do a look for each [bug, maker, look], in a forked child with the bug ("": none); return what each found."""
     from strangers_bugs import BUGS
 
-    given = Places(*places)
-    warm_up(folder, given)
+    warm_up(folder, Places(*places))
+    found: list[list[str]] = []
+    report = Path(folder, "report")
+
+    def with_bug(bug: str, pair: list[str]) -> None:
+        if bug:
+            BUGS[bug]()
+        report.write_text(json.dumps(_looks(folder, [pair], Places(*places))["wrong"]), encoding="utf-8")
+
+    for bug, *pair in cases:
+        report.write_text('["the process ended"]', encoding="utf-8")
+        os.waitpid(fork(with_bug, bug, pair), 0)
+        found.append(json.loads(report.read_text(encoding="utf-8")))
+    return found
+
+
+def _looks(folder: str, order: list[list[str]], given: Places) -> dict[str, Any]:
     with open("/proc/self/statm", encoding="ascii") as sizes:
         now = int(sizes.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + ADDRESS_SPACE, resource.RLIM_INFINITY))
-    if bug:
-        BUGS[bug]()
     watch = Watch(folder)
     counts: Counter[str] = watch.counts
     wrong: list[str] = []
