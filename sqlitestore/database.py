@@ -15,6 +15,7 @@ from typing import Any
 import apsw
 
 from sqlitestore import schema
+from sqlitestore.beside import check_beside
 from sqlitestore.connections import Connections, Handle, close_whatever_fails
 from sqlitestore.crash_points import crash_point
 from sqlitestore.errors import (
@@ -262,6 +263,7 @@ class Database:
 
     def _open(self) -> Handle:
         path, flags, at_rest = self._target()
+        check_beside(self._real_path)
         if flags & apsw.SQLITE_OPEN_READWRITE and not flags & apsw.SQLITE_OPEN_CREATE:
             self._leave_the_log()
         try:
@@ -291,7 +293,7 @@ class Database:
                 set_synchronous(connection, "extra" if journal_mode == "delete" else self._synchronous)
                 bound_the_log(connection)
             check_length(connection, self._real_path)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             close_whatever_fails(connection)
             raise self._translated(error) from error
         except BaseException:

@@ -33,6 +33,23 @@ LEAVING_TIMEOUT = 10.0
 LARGEST_VALUE = 48 * 2**20
 """[bytes] Of a row or value, read or written: a stranger's rows cannot fill the memory. Chunks have 16 MiB at most."""
 
+LIMITS = {
+    apsw.SQLITE_LIMIT_LENGTH: LARGEST_VALUE,
+    apsw.SQLITE_LIMIT_SQL_LENGTH: 100_000,
+    apsw.SQLITE_LIMIT_COLUMN: 100,
+    apsw.SQLITE_LIMIT_EXPR_DEPTH: 100,
+    apsw.SQLITE_LIMIT_COMPOUND_SELECT: 20,
+    apsw.SQLITE_LIMIT_VDBE_OP: 25_000,
+    apsw.SQLITE_LIMIT_FUNCTION_ARG: 8,
+    apsw.SQLITE_LIMIT_ATTACHED: 0,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 50,
+    apsw.SQLITE_LIMIT_VARIABLE_NUMBER: 100,
+    apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 10,
+    apsw.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+"""Of what SQLite takes from a file's schema and from our statements: those that its page on security names, where ours
+need no more. (Length is that of a row; attached is no file, see ``rebuild``.)"""
+
 CACHE_BYTES = 16 * 2**20
 """[bytes] Of pages that a connection keeps; a transaction that changes more spills into the log."""
 
@@ -85,7 +102,8 @@ def distrust_the_file(connection: apsw.Connection) -> None:
         (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
     ):
         connection.config(option, value)
-    connection.limit(apsw.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+    for limit, value in LIMITS.items():
+        connection.limit(limit, value)
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA mmap_size=0")
 
@@ -126,9 +144,11 @@ def rebuild(connection: apsw.Connection) -> None:
     """
     let_the_file_shrink(connection)
     connection.execute("PRAGMA temp_store=FILE")
+    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)  # SQLite attaches the copy
     try:
         connection.execute("VACUUM")
     finally:
+        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, LIMITS[apsw.SQLITE_LIMIT_ATTACHED])
         connection.execute("PRAGMA temp_store=MEMORY")
 
 

@@ -20,6 +20,7 @@ from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
 from sqlitestore.model import Attempt
 from sqlitestore.schema import REGISTRATIONS
+from sqlitestore.stored_json import loaded, loaded_texts
 from sqlitestore.tasks import digest_of, run_id
 
 
@@ -189,9 +190,8 @@ class Registrations:
         name, user, ts_epoch, tags, system_tags, task_ids, digest = row
         if digest_of(flow, name, user, ts_epoch, tags, system_tags, task_ids) != digest:
             raise self._damaged("run", f"{flow}/{name}")
-        return RegisteredRun(
-            name, user, ts_epoch, frozenset(json.loads(tags)), frozenset(json.loads(system_tags)), task_ids
-        )
+        what = f"The tags of run {flow}/{name} in {self._database.path}"
+        return RegisteredRun(name, user, ts_epoch, loaded_texts(tags, what), loaded_texts(system_tags, what), task_ids)
 
     # Steps and tasks
 
@@ -276,7 +276,12 @@ class Registrations:
         for step, task, position, field, value, kind, tags, user, ts_epoch, digest in rows:
             if digest_of(flow, run, step, task, position, field, value, kind, tags, user, ts_epoch) != digest:
                 raise self._damaged(f"metadatum {field!r} of task", f"{flow}/{run}/{step}/{task}")
-            yield RegisteredMetadatum(step, task, field, json.loads(value), kind, _tags(tags), user, ts_epoch)
+            what = f"Metadatum {field!r} of task {flow}/{run}/{step}/{task} in {self._database.path}"
+            try:
+                known = _tags(tags)
+            except Damaged as error:
+                raise Damaged(f"{what}: {error}") from error
+            yield RegisteredMetadatum(step, task, field, loaded(value, what), kind, known, user, ts_epoch)
 
     def add_artifacts(self, flow: str, run: str, step: str, task: str, artifacts: Iterable[RegisteredArtifact]) -> None:
         """Register artifacts; one whose attempt and name are registered already stays as it is."""
@@ -357,6 +362,7 @@ def unregistered_run(run: str, attempts: Iterable[Attempt]) -> RegisteredRun | N
 @lru_cache(1000)
 def _tags(text: str) -> tuple[str, ...]:
     """Return the tags in a JSON array: few different ones come again and again."""
+    loaded_texts(text, "its list of tags")
     return tuple(json.loads(text))
 
 

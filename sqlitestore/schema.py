@@ -267,15 +267,25 @@ INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?,
 SELECT_KIND = "SELECT kind FROM store"
 DISTRUST_ARCHIVE = """INSERT INTO untrusted(run, origin) SELECT r.id, s.uuid FROM run AS r, store AS s
  WHERE s.kind = 'archive'"""
-# SQLite's own: what AUTOINCREMENT needs, and the statistics that ANALYZE of a stock sqlite3 adds.
-SELECT_SCHEMA = """SELECT name, sql FROM sqlite_schema
- WHERE name NOT GLOB 'sqlite_autoindex_*' AND name NOT GLOB 'sqlite_stat[14]' AND name != 'sqlite_sequence'"""
+# Without the indexes that UNIQUE makes: they have no text, and SQLite itself refuses one that no table has.
+SELECT_SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL OR type != 'index'"
+SELECT_ROOTS = "SELECT rootpage FROM sqlite_schema"
 
 LITESTREAM = {
     "_litestream_seq": "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)",
     "_litestream_lock": "CREATE TABLE _litestream_lock (id INTEGER)",
 }
 """The tables that Litestream adds to a file that it replicates, to the letter; nothing of ours looks at them."""
+
+OF_OTHERS = LITESTREAM | {
+    "sqlite_sequence": "CREATE TABLE sqlite_sequence(name,seq)",
+    "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "sqlite_stat4": "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+"""What others add: SQLite itself, for AUTOINCREMENT and by ANALYZE of a stock sqlite3, and Litestream.
+
+A stranger may give any table, trigger or view a name of SQLite's, so the name alone says nothing.
+"""
 
 
 def prepare(connection: apsw.Connection, path: str, *, writable: bool, create: str | None = LIVE) -> str:
@@ -366,17 +376,20 @@ def check_identity(connection: apsw.Connection, path: str) -> int:
 def check_tables(connection: apsw.Connection, path: str, format_version: int) -> None:
     """Raise Damaged unless the schema in the file is, to the letter, the one that we write for its format.
 
-    Litestream's tables may be there too. A stranger's trigger, view, index expression or altered table could make our
-    own statements do other things.
+    What OF_OTHERS lists may be there too. A stranger's trigger, view, index expression or altered table could make our
+    own statements do other things, and so could two tables that share their pages.
     """
     expected = SCHEMAS[format_version]
-    found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA) if LITESTREAM.get(str(name)) != sql}
+    found = {str(name): sql for name, sql in connection.execute(SELECT_SCHEMA) if OF_OTHERS.get(str(name)) != sql}
     if found != expected:
         names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise Damaged(
             f"{path} does not have the tables of format {format_version}: {', '.join(map(repr, names))[:200]} "
             "differ. It was altered by another program; restore it from a backup."
         )
+    roots = [root for (root,) in connection.execute(SELECT_ROOTS)]
+    if len(set(roots)) < len(roots) or min(roots) <= 1:
+        raise Damaged(f"{path} is damaged: two of its tables are at the same place. Restore it from a backup.")
 
 
 def _is_empty(connection: apsw.Connection) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from sqlitestore.errors import InvalidType, TaskNotFound
 from sqlitestore.model import Artifact, Attempt, check_attempt, check_iterable
+from sqlitestore.stored_json import loaded as loaded_json
 from sqlitestore.task_datastore import TaskDataStore
 
 
@@ -96,7 +96,7 @@ class TaskDataStoreReader(TaskDataStore):
             if attempt not in loaded:
                 loaded[attempt] = self._storage_impl.load_metadata(self._task, attempt)
             text = loaded[attempt].get(name)
-            values[asked] = None if text is None else json.loads(text)
+            values[asked] = None if text is None else loaded_json(text, f"Metadata {name!r} of {self._task.pathspec}")
         return values
 
     def _reserved(self, name: str, record: Attempt) -> Any:

@@ -106,10 +106,11 @@ class StoredArtifacts(Mapping[str, Artifact]):
     Of 2,000 tasks that are looked up most are asked for one artifact; making all took two thirds of the time.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_pathspec", "_rows")
 
-    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
+    def __init__(self, rows: Iterable[Sequence[Any]], pathspec: str) -> None:
         self._rows = {row[0]: row for row in rows}
+        self._pathspec = pathspec
 
     @property
     def rows(self) -> list[Sequence[Any]]:
@@ -118,7 +119,11 @@ class StoredArtifacts(Mapping[str, Artifact]):
 
     def __getitem__(self, name: str) -> Artifact:
         _, key, size, kind, encoding, info, packed = self._rows[name]
-        return Artifact(key.hex(), size, kind, encoding, preview.unpack(info), preview.stored(packed))
+        try:
+            unpacked = preview.unpack(info)
+        except Damaged as error:
+            raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: {error}.") from error
+        return Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed))
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -362,7 +367,7 @@ class Tasks:
                 if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
                     raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
                 raise self._damaged(attempt.task, attempt.number, "its artifact rows")
-            artifacts.append(StoredArtifacts(fields))
+            artifacts.append(StoredArtifacts(fields, attempt.task.pathspec))
         return artifacts
 
     def flows(self) -> list[str]:

@@ -18,7 +18,7 @@ def load_bomb(path: str, kind: str) -> dict[str, Any]:
     with FlowDataStore(FLOW, ds_root=path) as flow:
         save_task(flow, large=incompressible(900_000), small=incompressible(1000))
         [(_, key), (_, large)] = flow.save_data([incompressible(1000), incompressible(900_000)])
-    updates = _hostile(kind)
+    updates = hostile_bytes(kind)
     with tampering(path) as connection:
         for statement, bindings in updates:
             connection.execute(statement, bindings)
@@ -45,7 +45,8 @@ def load_bomb(path: str, kind: str) -> dict[str, Any]:
     return {"errors": errors, "grown": grown}
 
 
-def _hostile(kind: str) -> list[tuple[str, tuple[Any, ...]]]:
+def hostile_bytes(kind: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return statements, with their bindings, that make the bytes of chunks and blobs an attack on memory."""
     chunk, blob = (
         "UPDATE chunk SET codec = ?, bytes = ?, size = ?",
         "UPDATE blob SET codec = ?, bytes = ?, size = ? WHERE codec IS NOT NULL",

@@ -45,7 +45,7 @@ class PageFile:
         self.page_size = self._choose_page_size(first, size)
         self.count = -(-size // self.page_size)
         for suffix, smallest, read in (("-wal", LOG_HEADER, self._read_log), ("-journal", 512, self._read_journal)):
-            if os.path.exists(path + suffix) and os.path.getsize(path + suffix) > smallest:
+            if _is_plain_file(path + suffix) and os.path.getsize(path + suffix) > smallest:
                 self._beside.append(open(path + suffix, "rb"))  # noqa: SIM115
                 read(self._beside[-1])
         # A damaged journal may claim billions of pages; each stands in the file or beside it.
@@ -139,6 +139,11 @@ class PageFile:
                 number = int.from_bytes(journal.read(4), "big")
                 self._places.setdefault(number, (journal, place + 4))
             start = -(-(start + records * (page_size + 8)) // sector) * sector
+
+
+def _is_plain_file(path: str) -> bool:
+    """Whether it is there, and neither a link, a folder nor a pipe, which a stranger may have put there."""
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _log_checksum(data: bytes, start: tuple[int, int], order: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from sqlitestore.maintenance.reclaim import AT_ONCE, collect_garbage, drop, unne
 from sqlitestore.maintenance.usage import Sizes
 from sqlitestore.model import parse_full_pathspec
 from sqlitestore.progress import SILENT, Progress, reporting
+from sqlitestore.stored_json import loaded_texts
 from sqlitestore.tables import Tables, tables_of
 
 SIGN_OF_LIFE = 86400.0
@@ -237,7 +238,8 @@ def _scope(tables: Tables, connection: apsw.Connection, given: Sequence[str]) ->
                 flow_name=flow_name,
                 run_id=run,
                 time=at,
-                tags=frozenset(json.loads(tags)) | frozenset(json.loads(system_tags)),
+                tags=loaded_texts(tags, f"The tags of {flow_name}/{run}")
+                | loaded_texts(system_tags, f"The tags of {flow_name}/{run}"),
                 of_metaflow=system_tags != "[]",
             )
             for row, flow_name, run, at, tags, system_tags in rows

@@ -119,7 +119,7 @@ def _are_lists(rows: Sequence[Sequence[Any]]) -> bool:
     """Whether rows of three integers are (blob, position, chunk), not (chunk, blob, position)."""
     steps = 0
     for before, row in pairwise(rows):
-        if len(before) == len(row) == 3:  # noqa: PLR2004
+        if len(before) == len(row) == 3 and all(isinstance(value, int) for value in (*before, *row)):  # noqa: PLR2004
             follows = row[0] == before[0] and row[1] == before[1] + 1
             steps += 1 if follows or (row[0] > before[0] and row[1] == 0) else -1
     return steps > 0 or (not steps and len(rows) == 1 and rows[0][1] == 0)

@@ -29,7 +29,7 @@ from sqlitestore.maintenance.salvage_records import RecordSalvage
 from sqlitestore.maintenance.salvage_staging import Staging
 from sqlitestore.maintenance.verification import Checked, Findings, Problem
 from sqlitestore.new_file import new_file
-from sqlitestore.pragmas import PAGE_SIZE, choose_page_size, let_the_file_shrink
+from sqlitestore.pragmas import PAGE_SIZE, choose_page_size, distrust_the_file, let_the_file_shrink
 from sqlitestore.progress import SILENT, Progress
 
 UPDATE_STORE = "UPDATE store SET uuid = ?, created = ?"
@@ -195,6 +195,7 @@ def _prepare(out: apsw.Connection) -> None:
     let_the_file_shrink(out)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY"):
         out.execute(f"PRAGMA {pragma}").fetchall()
+    distrust_the_file(out)  # late: it takes "off" for no journal mode
     out.execute(f"PRAGMA cache_size=-{4096 * PAGE_SIZE // 1024}")
     out.execute("PRAGMA foreign_keys=OFF")  # runs come last, when their names are proven
 

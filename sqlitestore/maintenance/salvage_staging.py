@@ -15,6 +15,7 @@ import apsw
 
 from sqlitestore.maintenance.carving import Row
 from sqlitestore.maintenance.row_shapes import HEADS, SHAPES, TABLES, WITHOUT_ROWID
+from sqlitestore.pragmas import distrust_the_file
 
 AT_ONCE = 5000
 """Rows that are inserted together."""
@@ -35,6 +36,7 @@ class Staging:
         self.sequence = 0
         self._connection = apsw.Connection("")
         self._connection.execute("PRAGMA journal_mode=OFF")
+        distrust_the_file(self._connection)
         for name in STAGED:
             self._connection.execute(CREATE.format(name, self._columns(name)))
 

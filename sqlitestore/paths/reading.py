@@ -5,7 +5,6 @@ A file kept by its path goes first: it is there when a document says more than t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,9 +12,10 @@ from typing import Any, NamedTuple
 from sqlitestore import layout
 from sqlitestore.artifact_lookup import ArtifactsTogether
 from sqlitestore.blobs import BlobReader
-from sqlitestore.errors import BlobLeftOut
+from sqlitestore.errors import BlobLeftOut, Damaged
 from sqlitestore.layout import BlobPlace, LogPlace, MarkerPlace, MetadataPlace, Place
 from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.stored_json import loaded
 from sqlitestore.tables import Tables
 
 TYPE = "sqlite"
@@ -75,7 +75,9 @@ def _find_files(store: Tables, folder: str, paths: Sequence[str]) -> dict[str, F
     asked = {in_folder(folder, path): path for path in paths}
     return {
         asked[full]: _of_size(
-            size, partial(_blob_blocks, store, key), None if metadata is None else json.loads(metadata)
+            size,
+            partial(_blob_blocks, store, key),
+            None if metadata is None else loaded(metadata, f"What {store.database.path} has beside {full!r}"),
         )
         for full, (key, size, metadata) in store.files.find_all(asked).items()
     }
@@ -187,7 +189,11 @@ def _marker(attempt: Attempt, name: str, together: ArtifactsTogether) -> Callabl
     def data() -> bytes:
         artifacts: Mapping[str, Artifact] = together.artifacts(attempt)
         untrusted = None if attempt.origin is None else "/".join(attempt.task[:2])
-        return layout.data_document(attempt.number, layout.DataDocument(artifacts, python), TYPE, untrusted)
+        try:
+            return layout.data_document(attempt.number, layout.DataDocument(artifacts, python), TYPE, untrusted)
+        except (TypeError, ValueError, RecursionError) as error:
+            what = f"What is said of the artifacts of {attempt.task.pathspec}"
+            raise Damaged(f"{what} is nothing that JSON can hold ({type(error).__name__}: {error}).") from error
 
     return data
 
