@@ -197,18 +197,20 @@ class Logs:
         raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
 
     def replace(self, task: TaskAddress, attempt: int, source: str, stream: str, text: bytes) -> None:
-        """Store ``text`` as the log; take the old bytes out of the file, unless something else has the same."""
+        """Store ``text`` as the log; take the old bytes out of the file, unless something else has the same.
+
+        Both in one transaction: if only the second failed, nobody would know any more which bytes were to go.
+        """
         [stored] = self._blobs.put([payload_of(text)])
         crash_point("scrubbed-log-put")
-        parts: list[_Part] = []
         for _ in range(100):
             parts = self._parts(task, attempt, source, stream)
-            if self._insert(task, attempt, source, stream, 0, stored, [part.digest for part in parts]):
-                break
-        else:
-            raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
-        crash_point("scrubbed-log-replaced")
-        self._blobs.discard({part.key for part in parts} - {stored.key})
+            with self._database.write():
+                if self._insert(task, attempt, source, stream, 0, stored, [part.digest for part in parts]):
+                    crash_point("scrubbed-log-replaced")
+                    self._blobs.discard({part.key for part in parts} - {stored.key})
+                    return
+        raise StoreBusy(f"The log {source}/{stream} of {task.pathspec} is being saved by others all the time.")
 
     def delete(self, task: TaskAddress, attempt: int, source: str, stream: str) -> None:
         """Remove a log; its bytes stay until the file is compacted. One that is not there is fine."""

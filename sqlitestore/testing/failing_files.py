@@ -94,9 +94,9 @@ def _interrupted_read(_: Call, proceed: Callable[..., Any], __: Random) -> Any:
 
 
 def _cut_off(_: Call, proceed: Callable[..., Any], chance: Random) -> Any:
-    """Have the file end before what is read, which is what a short read of a VFS means."""
+    """Have zeros where the read came short, and nobody told of it."""
     read: bytes = proceed()
-    return read[: chance.randrange(max(1, len(read)))]
+    return read[: chance.randrange(max(1, len(read)))].ljust(len(read), b"\0")
 
 
 def _interrupted(_: Call, __: Callable[..., Any], ___: Random) -> Any:
@@ -145,8 +145,8 @@ FAILURES = {
 """All kinds, by name, that may happen at any call."""
 
 CUT_OFF = Failure("cut off", ("xRead",), _cut_off)
-"""A file that ends too early. For SQLite there are zeros behind a file's end, and it says nothing; so this fits where
-what is read carries a digest."""
+"""A short read that is taken as it is, as SQLite takes most: behind a file's end all is zero for it, which is no error.
+So this fits where what is read carries a digest."""
 
 
 class FailingFiles:

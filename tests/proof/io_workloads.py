@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,13 +16,27 @@ from unittest.mock import patch
 
 import golden_content
 from helpers_store import FLOW, incompressible, save_task
+from io_templates import (
+    LARGE,
+    NEW,
+    OWN,
+    SECRET,
+    SMALL,
+    make_alone,
+    make_base,
+    make_golden,
+    make_hot,
+    make_nothing,
+    opened,
+    path_in,
+)
+from xxhash import xxh3_128_hexdigest
 
 from sqlitestore import (
     AttemptDone,
     FileExists,
     FlowDataStore,
     NotFound,
-    SQLiteStorage,
     change_tags,
     compact,
     diff,
@@ -44,9 +57,7 @@ from sqlitestore.model import TaskAddress
 from sqlitestore.schema import ARCHIVE
 from sqlitestore.tables import tables_of
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-LARGE, OWN, NEW = incompressible(150_000, 1), incompressible(90_000, 2), incompressible(200_000, 3)
-SMALL = {"name": "task", "deep": [1, 2.5]}
+ENVIRONMENT = {"runtime": "dev", "python_version_code": "3.11", "metaflow_version": "2", "script": "flow.py"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +78,6 @@ class Reported(Exception):
     """What ``verify`` found, which is no error of its own."""
 
 
-def path_in(folder: str) -> str:
-    """Return the store's path."""
-    return os.path.join(folder, "runs.db")
-
-
-def opened(folder: str, journal: Any = None) -> FlowDataStore:
-    """Open the store of a folder."""
-    storage = partial(SQLiteStorage, journal_mode=journal)
-    return FlowDataStore(FLOW, ds_root=path_in(folder), storage_impl=storage)
-
-
 def folder_of(flow: FlowDataStore) -> str:
     """Return the folder of an open store."""
     return os.path.dirname(str(flow.datastore_root))
@@ -87,69 +87,6 @@ def save(flow: FlowDataStore, run: str, step: str = "a", task: str = "1", attemp
     """Save a task; whoever does it again, after an error that came late, may hear that it is done."""
     with suppress(AttemptDone):
         save_task(flow, run, step, task, attempt, **artifacts)
-
-
-def make_nothing(_: str) -> None:
-    """Leave the folder empty."""
-
-
-def make_base(folder: str, journal: Any = None) -> None:
-    """Make a store with something to read, to prune, to restore and to import."""
-    with FlowDataStore(FLOW, ds_root=os.path.join(folder, "other.db")) as other:
-        for run in ("imported", "imported too"):
-            save_task(other, run, shared=LARGE, own=incompressible(80_000, len(run)))
-        export(other, os.path.join(folder, "archive.db"))
-        export(other, os.path.join(folder, "one.db"), [f"{FLOW}/imported"])
-    with opened(folder, journal) as flow:
-        save_task(flow, "base", large=LARGE, small=SMALL)
-        task = flow.get_task_datastore("base", "a", "2", attempt=0, mode="w")
-        task.init_task()
-        task.save_metadata({"tags": ["x", 1]})
-        task.save_logs("task", {"stdout": b"line\n" * 3000, "stderr": b"a secret"})
-        for run in ("old", "older", "gone"):
-            save_task(flow, run, shared=LARGE, own=incompressible(70_000, len(run)), text=run)
-        flow.save_data([b"kept", OWN])
-        flow._storage_impl.save_file("cards/1.html", payload_of(b"<html>"), '{"a": 1}')
-        merge(flow, [os.path.join(folder, "one.db")])
-        prune(flow, plan_prune(flow, [f"{FLOW}/gone"]))
-        change_tags(flow, f"{FLOW}/base", add=["first"])
-    os.unlink(os.path.join(folder, "other.db"))
-    os.unlink(os.path.join(folder, "one.db"))
-
-
-def make_alone(folder: str) -> None:
-    """Make a store that has a rollback journal."""
-    make_base(folder, "delete")
-
-
-def make_golden(number: int) -> Callable[[str], None]:
-    """Make it a file of an older format."""
-    return lambda folder: shutil.copy(GOLDEN / f"format-{number}.db", path_in(folder)) and None
-
-
-def make_hot(journal: Any) -> Callable[[str], None]:
-    """Leave what a killed process leaves: a log that was not moved, or a journal of what was half written."""
-
-    def make(folder: str) -> None:
-        source = os.path.join(folder, "source")
-        os.mkdir(source)
-        make_base(source, journal)
-        with opened(source, journal) as flow, tables_of(flow).database.write() as connection:
-            connection.execute("PRAGMA cache_size=1").fetchall()
-            connection.execute("UPDATE blob SET size = 0")
-            connection.execute("UPDATE chunk SET size = 1, bytes = zeroblob(length(bytes))")
-            if journal is None:
-                connection.execute("ROLLBACK")
-                save_task(flow, "from the log", large=NEW)
-                connection.execute("BEGIN")
-            for name in os.listdir(source):
-                if name.startswith("runs.db") and not name.endswith("-shm"):
-                    shutil.copy(os.path.join(source, name), folder)
-            connection.execute("ROLLBACK")
-            connection.execute("BEGIN")
-        shutil.rmtree(source)
-
-    return make
 
 
 # Writing
@@ -199,6 +136,7 @@ def scrub(flow: FlowDataStore) -> Any:
     """Replace a log by another text."""
     task = flow.get_task_datastore("base", "a", "2", attempt=0, mode="d", allow_not_done=True)
     task.scrub_logs(["task"], "stderr")
+    assert flow._storage_impl.has_blobs(FLOW, [xxh3_128_hexdigest(SECRET)]) == [False]
     return flow.get_task_datastore("base", "a", "2", attempt=0, allow_not_done=True).load_logs(["task"], "stderr")
 
 
@@ -366,7 +304,6 @@ def plug_in(folder: str) -> Any:
     import metaflow  # noqa: F401 - first: it loads its plug-ins by itself
     from metaflow_extensions.sqlitestore.plugins.provider import SQLiteMetadataProvider
     from metaflow_extensions.sqlitestore.plugins.storage import SQLiteDatastoreStorage
-    from provider_machine import INFO
 
     from sqlitestore.paths.stores import open_stores
 
@@ -378,7 +315,7 @@ def plug_in(folder: str) -> Any:
             storage.save_bytes(iter(blobs), overwrite=True)
             with storage.load_bytes([path for path, _ in blobs]) as loaded:
                 read = [(path, Path(file).read_bytes()) for path, file, _ in loaded]
-            environment = SimpleNamespace(get_environment_info=lambda: INFO)
+            environment = SimpleNamespace(get_environment_info=lambda: ENVIRONMENT)
             provider = SQLiteMetadataProvider(environment, SimpleNamespace(name=FLOW), None, None)
             provider.register_run_id("registered", tags=["a"])
             provider.register_task_id("registered", "start", "1", 0)

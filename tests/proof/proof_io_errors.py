@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ from unittest.mock import patch
 import apsw
 from file_state import first_difference, state_of
 from helpers_store import FLOW
-from io_workloads import LARGE, SMALL, WORKLOADS, Reported, Workload, make_nothing, opened, path_in
+from io_templates import LARGE, SMALL, make_nothing, opened, path_in
+from io_workloads import WORKLOADS, Reported, Workload
 from sqlite_oracle import check_file
 
-from sqlitestore import DataException, FlowDataStore, verify
+from sqlitestore import DataException, FileExists, FlowDataStore, verify
+from sqlitestore.new_file import new_file
 from sqlitestore.testing.failing_files import FAILURES, FailingFiles, failing, fits
 from sqlitestore.testing.watched_vfs import Call
 
@@ -55,6 +58,9 @@ KINDS = {
 
 TEXTS = ("disk I/O error", "unable to open", "interrupted", "out of memory")
 """What ``verify`` may give as the reason why it could not look at something."""
+
+LONGEST = 20.0
+"""[s] Of a workload: above it something waits that should not. They take 0.02 s."""
 
 ADVICE = ("try again", "make room", "look at", "restore", "give the path", "copy it", "verify", "wait", "end it")
 
@@ -92,11 +98,7 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
         references = {name: make_reference(each, folder) for name, each in WORKLOADS.items()}
         figures: Counter[str] = Counter()
         for case in choose(references, amount, seed):
-            reference = references[case.workload]
-            try:
-                figures.update(prove_case(reference, case, os.path.join(folder, "case")))
-            except Exception as error:
-                raise AssertionError(f"seed {seed}: {case}: {type(error).__name__}: {error}") from error
+            figures.update(_prove_named(references[case.workload], case, folder, seed))
     assert figures["failures"] == amount, f"seed {seed}: only {figures['failures']} of {amount} calls failed"
     assert figures["clear errors"] > 0, f"seed {seed}: nothing ended in an error"
     return dict(figures)
@@ -166,6 +168,31 @@ def _suffix(path: str) -> str:
     return end if end.startswith(("db", "partial")) else "folder"
 
 
+def prove_every_call(workload: str, failure: str, folder: str, method: str = "") -> int:
+    """Make each call of a workload fail that the failure fits (of one ``method``); return how many."""
+    with small_limits():
+        reference = make_reference(WORKLOADS[workload], folder)
+        calls = [
+            at
+            for at, call in enumerate(reference.calls)
+            if fits(FAILURES[failure], call) and method in {"", call.method}
+        ]
+        Random(0).shuffle(calls)  # early ones and late ones soon
+        for at in calls:
+            call = reference.calls[at]
+            _prove_named(reference, Case(workload, failure, call.method, _suffix(call.path), at, at), folder)
+    return len(calls)
+
+
+def _prove_named(reference: Reference, case: Case, folder: str, seed: int | None = None) -> Counter[str]:
+    """Do one case; whatever goes wrong is an AssertionError that names it."""
+    try:
+        return prove_case(reference, case, os.path.join(folder, "case"))
+    except Exception as error:
+        of_seed = "" if seed is None else f"seed {seed}: "
+        raise AssertionError(f"{of_seed}{case}: {type(error).__name__}: {error}") from error
+
+
 def prove_case(reference: Reference, case: Case, folder: str) -> Counter[str]:
     """Make one call fail, and look at all that can be seen of it. Raises AssertionError."""
     shutil.copytree(reference.template, folder)
@@ -173,9 +200,14 @@ def prove_case(reference: Reference, case: Case, folder: str) -> Counter[str]:
     workload = reference.workload
     ignored: list[Any] = []
     with patch.object(sys, "unraisablehook", ignored.append), failing(files), _store(workload, folder) as flow:
+        start = time.monotonic()
         files.start()
         result, error = _try(lambda: workload.work(flow or folder))
         files.stop()
+        seconds = time.monotonic() - start
+        assert seconds < LONGEST, f"it took {seconds:.1f} s"
+        unsynced = [call for call in files.failed if call.method == "os.fsync"]
+        assert error is not None or not unsynced, "it succeeded, though the file may not be on the disk"
         crashed = _states_after_a_crash(folder, folder + "-crashed")
         if error is not None:
             _check_error(error, case, folder, unchanged=crashed == reference.before)
@@ -185,6 +217,8 @@ def prove_case(reference: Reference, case: Case, folder: str) -> Counter[str]:
             use(flow, workload)
     if workload.opens_itself:
         _use_anew(folder, workload)
+    if any(call.method == "os.unlink" for call in files.failed):
+        _make_once_more(os.path.join(folder, "out.db"))
     _close_once_more(folder)
     _check_states(reference, _states(folder))
     _verify(folder)
@@ -251,6 +285,12 @@ def _stores(folder: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.endswith(".db"))
 
 
+def _make_once_more(path: str) -> None:
+    """Make a file again whose hidden name could not be removed; that is refused, but the hidden name goes."""
+    with suppress(FileExists), new_file(path):
+        raise AssertionError(f"{path} was not there")
+
+
 def _close_once_more(folder: str) -> None:
     """Open and close the files beside which a log stayed, since closing them failed."""
     for name in _stores(folder):
@@ -290,7 +330,7 @@ def _states_after_a_crash(folder: str, copy: str) -> dict[str, Any]:
 
 
 def _forget_journal_without_header(path: str) -> None:
-    """Remove a journal whose header is not written yet: the file was not touched, and SQLite leaves the journal alone."""
+    """Remove a journal whose header is not written: the file was not touched, and SQLite leaves the journal alone."""
     if os.path.exists(path):
         with open(path, "rb") as journal:
             assert journal.read(1) in {b"", b"\0"}, "a journal was not undone"
