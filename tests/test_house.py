@@ -57,6 +57,8 @@ PURE = {
     "layout",
     "inputs",
 }
+STAND_FOR_THE_SYSTEM = {"watched_vfs", "failing_files"}
+"""What SQLite asks for files in the tests: they need apsw for that, but no SQL."""
 KNOWS_SQL = {
     "schema",
     "pragmas",
@@ -130,7 +132,7 @@ def test_things_are_in_their_rooms(room: str, path: Path) -> None:
         node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     if room not in KNOWS_SQL:
-        assert "apsw" not in imported
+        assert "apsw" not in imported or path.stem in STAND_FOR_THE_SYSTEM
         assert not [
             text for text in constants if text.startswith(("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "))
         ]
