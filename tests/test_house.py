@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "progress", "forking", "mflog"],
     ["new_file"],
     ["model"],
-    ["mounts", "location", "connections", "schema", "pragmas"],
+    ["mounts", "beside", "stored_json", "location", "connections", "schema", "pragmas"],
     ["database"],
     ["codecs", "chunking", "pickling", "preview", "layout", "holds", "stubs"],
     ["pickle_preview"],
@@ -55,6 +55,7 @@ PURE = {
     "pickle_preview",
     "layout",
     "inputs",
+    "stored_json",
 }
 KNOWS_SQL = {
     "schema",

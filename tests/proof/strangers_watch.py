@@ -120,6 +120,9 @@ def look_with_bugs(folder: str, cases: list[list[str]], places: list[str]) -> li
         report.write_text('["the process ended"]', encoding="utf-8")
         os.waitpid(fork(with_bug, bug, pair), 0)
         found.append(json.loads(report.read_text(encoding="utf-8")))
+        for name in os.listdir(places[2]):
+            os.unlink(os.path.join(places[2], name))
+        Path(Places(*places).victim).write_bytes(VICTIM)
     return found
 
 
