@@ -100,6 +100,17 @@ def attempt_id(connection: apsw.Connection, task: TaskAddress, number: int) -> t
     return row[0], row[1], row[2]
 
 
+# A stranger's digests are right whatever a row holds, and SQLite checks the types of a STRICT table only on writing.
+_NO_TIME = type(None)
+_TYPES_OF_ATTEMPT = {
+    (str, str, str, str, int, started, done, python)
+    for started in (float, _NO_TIME)
+    for done in (float, _NO_TIME)
+    for python in (str, _NO_TIME)
+}
+_TYPES_OF_ARTIFACT = (str, bytes, int, str, str)
+
+
 class StoredArtifacts(Mapping[str, Artifact]):
     """The artifacts of an attempt as their rows say, each made into a value when it is asked for.
 
@@ -118,7 +129,10 @@ class StoredArtifacts(Mapping[str, Artifact]):
         return list(self._rows.values())
 
     def __getitem__(self, name: str) -> Artifact:
-        _, key, size, kind, encoding, info, packed = self._rows[name]
+        row = self._rows[name]
+        if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
+            raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
+        _, key, size, kind, encoding, info, packed = row
         try:
             unpacked = preview.unpack(info)
         except Damaged as error:
@@ -392,6 +406,9 @@ class Tasks:
         number, started, done, python, artifacts_digest, digest, row_id, origin = row
         if digest_of(*task, number, started, done, python, artifacts_digest) != digest:
             raise self._damaged(task, number, "the fields of its row")
+        types = (*map(type, task), type(number), type(started), type(done), type(python))
+        if types not in _TYPES_OF_ATTEMPT:
+            raise self._damaged(task, number, "the types in its row")
         return Attempt(task, number, started, done, python, (row_id, artifacts_digest, digest), origin)
 
     def _damaged(self, task: TaskAddress, number: int, what: str) -> Damaged:

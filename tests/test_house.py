@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "progress", "forking", "mflog", "crash_points"],
     ["new_file"],
     ["model"],
-    ["mounts", "location", "connections", "schema", "pragmas"],
+    ["mounts", "beside", "stored_json", "location", "connections", "schema", "pragmas"],
     ["database"],
     ["codecs", "chunking", "pickling", "preview", "layout", "holds", "stubs"],
     ["pickle_preview"],
@@ -56,6 +56,7 @@ PURE = {
     "pickle_preview",
     "layout",
     "inputs",
+    "stored_json",
 }
 STAND_FOR_THE_SYSTEM = {"watched_vfs", "failing_files"}
 """What SQLite asks for files in the tests: they need apsw for that, but no SQL."""

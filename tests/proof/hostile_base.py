@@ -67,9 +67,10 @@ def make_places(folder: str) -> Places:
         export(flow, archive, max_artifact_size=400_000)
     for path in (places.base, places.mine):
         with FlowDataStore(FLOW, ds_root=path) as flow:
+            if path == places.base:
+                merge(flow, [archive])  # first, so that the first rows of all tables are those that are looked at
             save_task(flow, "mine", x=path)
             if path == places.base:
-                merge(flow, [archive])
                 save_task(flow, "pruned", trap=trap)
                 flow._storage_impl.save_file(CARD.format("pruned"), payload_of(pickle.dumps(trap)))
                 prune(flow, plan_prune(flow, [f"{FLOW}/pruned", f"{FLOW}/mine"]))

@@ -278,7 +278,7 @@ RUNS: dict[str, Maker] = {
     },
     "trusted by itself": _doctored(("DELETE FROM untrusted", tuple)),
     "run with a name of the trash": _doctored(("UPDATE run SET name = 'trash/99' WHERE name = '1'", tuple)),
-    "tasks of no run": _doctored(("UPDATE attempt SET run = 99 WHERE step = 'train'", tuple)),
+    "tasks of no run": _doctored(("UPDATE attempt SET run = run + 90", tuple)),
     "many attempts": _doctored(
         (MANY_ATTEMPTS, tuple),
     ),

@@ -12,6 +12,8 @@ import shutil
 import stat
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +122,13 @@ def look_with_bugs(folder: str, cases: list[list[str]], places: list[str]) -> li
         report.write_text('["the process ended"]', encoding="utf-8")
         os.waitpid(fork(with_bug, bug, pair), 0)
         found.append(json.loads(report.read_text(encoding="utf-8")))
+        for name in os.listdir(places[2]):
+            os.unlink(os.path.join(places[2], name))
+        Path(Places(*places).victim).write_bytes(VICTIM)
     return found
 
 
 def _looks(folder: str, order: list[list[str]], given: Places) -> dict[str, Any]:
-    with open("/proc/self/statm", encoding="ascii") as sizes:
-        now = int(sizes.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + ADDRESS_SPACE, resource.RLIM_INFINITY))
     watch = Watch(folder)
     counts: Counter[str] = watch.counts
     wrong: list[str] = []
@@ -163,6 +165,19 @@ def _fresh(folder: str, places: Places) -> tuple[str, str]:
     return path, out
 
 
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Let this process reserve ADDRESS_SPACE more than it has, and no more; what makes hostile files may need it."""
+    with open("/proc/self/statm", encoding="ascii") as sizes:
+        now = int(sizes.read().split()[0]) * resource.getpagesize()
+    _, highest = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + ADDRESS_SPACE, highest))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, highest))
+
+
 def _one(watch: Watch, folder: str, places: Places, maker: str, look: Look) -> tuple[Answer, int]:
     path, out = _fresh(folder, places)
     HOSTILE[maker](path, places)
@@ -171,11 +186,12 @@ def _one(watch: Watch, folder: str, places: Places, maker: str, look: Look) -> t
     watch.seen = []
 
     def work_watched() -> None:
-        watch.active = True
-        try:
-            answers.append(look.run(path, places, out))
-        finally:
-            watch.active = False
+        with _bounded():
+            watch.active = True
+            try:
+                answers.append(look.run(path, places, out))
+            finally:
+                watch.active = False
 
     faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
     try:

@@ -19,7 +19,7 @@ CAUGHT_BY = {
     "unpacks anything": ("artifact.serializer_info is a huge array", "show task", ""),
     "prints names raw": ("attempt.step escape", "ls run", "control character"),
     "unpickles to compare": ("statistics", "API: diff", "find_class"),
-    "opens whatever lies beside": ("journal that names another file", "ls", "to a file outside"),
+    "opens whatever lies beside": ("journal that names another file", "ls", "not refused"),
 }
 
 
