@@ -19,6 +19,7 @@ from sqlitestore import Damaged, FlowDataStore
 
 UNIT = "collisions"
 LONG = 2000
+IN_MEMORY = True
 
 PER_STORE = 14
 """Collisions until the next store is begun: a full one takes nothing new any more."""
@@ -126,6 +127,3 @@ def _check_by_the_product(flow: FlowDataStore, oracle: Oracle) -> None:
     for (run, task), text in oracle.logs.items():
         reader = flow.get_task_datastore(run, "a", task, allow_not_done=True)
         assert reader.load_logs(["task"], "stdout") == [("task", text)]
-
-
-IN_MEMORY = True

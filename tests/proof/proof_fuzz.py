@@ -14,6 +14,7 @@ from fuzz_engine import fuzz
 
 UNIT = "executions"
 LONG = 40_000
+IN_MEMORY = True
 
 TARGETS = (*fuzz_text.TARGETS, *fuzz_bytes.TARGETS, *fuzz_pages.TARGETS, *fuzz_stores.TARGETS)
 
@@ -34,6 +35,3 @@ def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
     finally:
         tempfile.tempdir = before
     return dict(figures)
-
-
-IN_MEMORY = True

@@ -33,6 +33,7 @@ from sqlitestore.testing.watched_vfs import Call
 
 UNIT = "failures"
 LONG = 20_000
+IN_MEMORY = True
 
 LIMITS = {
     "sqlitestore.chunk_stream.BATCH": 50_000,

@@ -20,6 +20,7 @@ from sqlitestore import FlowDataStore
 UNIT = "crashes"
 LONG = 2 * 1200
 SLICES = 2  # each of which comes to every moment
+IN_MEMORY = True
 
 
 def prove(amount: int, seed: int, folder: str) -> dict[str, int | float]:
@@ -74,6 +75,3 @@ def _crash_and_check(file: OldFile, path: str, event: int, folder: str) -> int:
 def _remove(path: str) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         Path(path + suffix).unlink(missing_ok=True)
-
-
-IN_MEMORY = True

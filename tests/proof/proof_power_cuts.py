@@ -32,6 +32,7 @@ from sqlitestore.testing.watched_vfs import watched
 
 UNIT = "images of a disk"
 LONG = 32_000
+IN_MEMORY = True
 
 Image = dict[str, bytes]
 
@@ -283,6 +284,3 @@ def digest_of(image: Image) -> int:
         digest.update(f"{path} {len(image[path])} ".encode())
         digest.update(image[path])
     return digest.intdigest()
-
-
-IN_MEMORY = True
