@@ -58,7 +58,7 @@ PURE = {
     "inputs",
     "stored_json",
 }
-STAND_FOR_THE_SYSTEM = {"watched_vfs", "failing_files"}
+STAND_FOR_THE_SYSTEM = {"watched_vfs", "recording", "failing_files"}
 """What SQLite asks for files in the tests: they need apsw for that, but no SQL."""
 KNOWS_SQL = {
     "schema",
