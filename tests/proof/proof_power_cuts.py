@@ -132,8 +132,8 @@ class Subject:
         self.recorder = record(WORKLOADS[name], mode, os.path.join(folder, "recorded"))
         self.points = [point for point, step in enumerate(self.recorder.steps, 1) if not isinstance(step, Said)]
         self.histories = {file: History(file) for file in WORKLOADS[name].files}
-        self.images: set[int] = set()
-        """Digests of those that were judged."""
+        self.images: dict[int, dict[str, State]] = {}
+        """What was found in each image, by its digest."""
         self.cut_at: set[int] = set()
         """Points of which an image was judged."""
         self._judged: dict[State, State] = {}
@@ -185,7 +185,7 @@ class Subject:
                 file.write(content)
 
     def judge_some(self, amount: int, seed: int) -> None:
-        """Judge so many images; the same twice is judged once."""
+        """Judge so many images; one that comes again is looked into once."""
         chance = Random(seed)
         each, more = divmod(amount, len(self.points))
         chosen = set(chance.sample(self.points, more))
@@ -194,25 +194,29 @@ class Subject:
             disk.apply(step)
             for _ in range((each + (point in chosen)) * (not isinstance(step, Said))):
                 image = _image(disk, chance)
-                digest = digest_of(image)
-                if digest not in self.images:
-                    self.images.add(digest)
-                    self.cut_at.add(point)
-                    try:
-                        self.judge(image, point)
-                    except Exception as error:
-                        step_text = f"step {point} ({type(step).__name__})"
-                        error.add_note(f"{self.name}, {self.mode}, seed {seed}, amount {amount}, after {step_text}")
-                        raise
+                self.cut_at.add(point)
+                try:
+                    self.judge(image, point)
+                except Exception as error:
+                    step_text = f"step {point} ({type(step).__name__})"
+                    error.add_note(f"{self.name}, {self.mode}, seed {seed}, amount {amount}, after {step_text}")
+                    raise
 
     def judge(self, image: Image, point: int) -> None:
-        """Fail unless the image is one that the power may leave at the point."""
-        self._lay(image)
+        """Fail unless the image is one that the power may leave at the point; the same may come at several."""
+        digest = digest_of(image)
+        found = self.images.get(digest) or self._look_into(image)
         for file, history in self.histories.items():
-            state = read_plainly(self._path(file))
-            history.check(point, state)
-            if state.rows:
-                self._open(image, file, state)
+            history.check(point, found[file])
+        if digest not in self.images:
+            for file, state in found.items():
+                if state.rows:
+                    self._open(image, file, state)
+            self.images[digest] = found
+
+    def _look_into(self, image: Image) -> dict[str, State]:
+        self._lay(image)
+        return {file: read_plainly(self._path(file)) for file in self.histories}
 
     def _open(self, image: Image, file: str, state: State) -> None:
         """Open the file by our own classes, as the image has it: they find the same, and nothing wrong."""
