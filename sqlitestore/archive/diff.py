@@ -18,6 +18,7 @@ from sqlitestore.archive.records import Names, RunRecords, read_run
 from sqlitestore.archive.things import Kind, Look, Side, TaskName, TaskRecords, Thing, Things, by_task, lines_of
 from sqlitestore.blobs import Blobs
 from sqlitestore.errors import InvalidInput, InvalidPathspec
+from sqlitestore.maintenance.row_types import odd_rows_are_damage
 from sqlitestore.model import parse_full_pathspec
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.tables import Tables, tables_of
@@ -95,7 +96,7 @@ def diff(
     names = [() if pathspec is None else parse_full_pathspec(pathspec) for pathspec in (a or b, b or a)]
     left, right = _Part(first, names[0]), _Part(second, names[1])
     _check_comparable(left, right)
-    with ExitStack() as snapshots:
+    with odd_rows_are_damage(first.database, second.database), ExitStack() as snapshots:
         for database in {id(each.database): each.database for each in (first, second)}.values():
             if database.reads_beside_writers:
                 snapshots.enter_context(database.read())

@@ -13,6 +13,7 @@ from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import InvalidInput, InvalidPathspec, NotFound
 from sqlitestore.maintenance.info import identity
+from sqlitestore.maintenance.row_types import odd_rows_are_damage
 from sqlitestore.maintenance.usage import content_size
 from sqlitestore.model import parse_full_pathspec
 from sqlitestore.new_file import new_file
@@ -66,7 +67,7 @@ def export(
     if max_artifact_size is not None and max_artifact_size < 0:
         raise InvalidInput(f"max_artifact_size is a number of bytes, not {max_artifact_size}.")
     path, given = os.path.abspath(os.fspath(out)), list(pathspecs)
-    with new_file(path) as temporary, _snapshot(source.database):
+    with new_file(path) as temporary, odd_rows_are_damage(source.database), _snapshot(source.database):
         selection = select(source, given)
         archive = Tables(Database(temporary, kind=ARCHIVE, journal_mode="off", synchronous="off"))
         crash_point("archive-made")

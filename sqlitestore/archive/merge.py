@@ -28,6 +28,7 @@ from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException, InvalidInput, RunExists, StoreReadOnly
 from sqlitestore.files import FileRecord
+from sqlitestore.maintenance.row_types import odd_rows_are_damage
 from sqlitestore.maintenance.usage import content_size
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.stubs import fill_stubs
@@ -114,7 +115,8 @@ def _opened(target: Tables, files: Sequence[str | os.PathLike[str]]) -> Iterator
             if os.path.exists(path) and os.path.samefile(path, target.database.path):
                 raise InvalidInput(f"{path} is the file that it would be imported into; give another.")
             opened.append(Tables(Database(path, create=False, read_only=True)))
-        yield opened
+        with odd_rows_are_damage(*(tables.database for tables in opened)):
+            yield opened
     finally:
         for tables in opened:
             tables.database.close()

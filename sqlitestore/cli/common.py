@@ -52,6 +52,7 @@ def confirm(question: str, *, yes: bool) -> None:
 def opened(*, create: bool = False) -> Iterator[SQLiteStorage]:
     """Open the store that ``--file`` names (or the default one), and close it afterwards; ``create`` makes the file."""
     from sqlitestore.errors import StoreMissing
+    from sqlitestore.maintenance.row_types import odd_rows_are_damage
     from sqlitestore.storage import SQLiteStorage
 
     file = click.get_current_context().find_root().params.get("file")
@@ -64,6 +65,7 @@ def opened(*, create: bool = False) -> Iterator[SQLiteStorage]:
             f"{error} Say which with --file FILE, or METAFLOW_DATASTORE_SYSROOT_SQLITE in the environment."
         ) from error
     try:
-        yield storage
+        with odd_rows_are_damage(storage.database):
+            yield storage
     finally:
         storage.close()
