@@ -32,7 +32,7 @@ from sqlitestore.testing.failing_files import FAILURES, FailingFiles, failing, f
 from sqlitestore.testing.watched_vfs import Call
 
 UNIT = "failures"
-LONG = 20_000
+LONG = 8_000
 IN_MEMORY = True
 
 LIMITS = {

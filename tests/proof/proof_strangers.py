@@ -13,7 +13,8 @@ from strangers_looks import LOOKS
 from strangers_watch import HOSTILE
 
 UNIT = "looks"
-LONG = len(HOSTILE) * len(LOOKS)
+LONG = 4_000
+"""Of the whole matrix, ``len(HOSTILE) * len(LOOKS)``, which takes hours; another seed is another part of it."""
 AT_ONCE = 500
 """Looks of a process."""
 SHOWN = 100
