@@ -89,11 +89,16 @@ def with_urls(data: bytes, change: Callable[[str], str]) -> bytes:
     protocol = next((int(str(arg)) for name, arg, _ in ops if name == "PROTO"), 0)
     frames = [position for name, _, position in ops if name == "FRAME"]
     parts: list[bytes] = []
+    is_same = True
     for (name, arg, position), end in zip(ops, ends, strict=True):
         changed = change(str(arg)) if name in _UNICODE else None
         if name == "FRAME":
             continue
-        parts.append(data[position:end] if changed in {None, arg} else _unicode(str(changed), protocol))
+        keeps = changed in {None, arg}
+        is_same &= keeps
+        parts.append(data[position:end] if keeps else _unicode(str(changed), protocol))
+    if is_same:
+        return data  # with its frames, however they are cut
     body = b"".join(parts)
     if frames == [2]:  # all in one frame after the opcode that names the protocol, as of any small pickle
         return body[:2] + b"\x95" + (len(body) - 2).to_bytes(8, "little") + body[2:]
