@@ -16,9 +16,10 @@ END_OF_JOURNAL = 16
 def check_beside(path: str) -> None:
     """Raise Damaged for what SQLite would follow out of the folder, or wait for: before it opens the file.
 
-    A link or a pipe in the place of a log is written or waited for. A journal may name another, that of a transaction
-    over several files, which SQLite reads and deletes when it has played back the first: whatever file that is
-    (https://www.sqlite.org/atomiccommit.html, "Multi-file Commit"). No transaction of ours is over several files.
+    A pipe in the place of a log is waited for. A journal may name another, that of a transaction over several files,
+    which SQLite looks at, and deletes if no file needs it any more, when it has played back the first
+    (https://www.sqlite.org/atomiccommit.html, "Multi-file Commit"). SQLite is careful with both: in our tries no other
+    file was harmed. But no log of ours is a link, and no transaction of ours is over several files.
     """
     for suffix in SUFFIXES:
         try:
@@ -32,7 +33,7 @@ def check_beside(path: str) -> None:
             )
         if suffix == "-journal" and status.st_size >= END_OF_JOURNAL and _names_another(path + suffix):
             raise Damaged(
-                f"{path}{suffix} names another file, which SQLite would delete: it is none that we left. Copy {path} "
+                f"{path}{suffix} names another file, which is none of ours: it is no journal that we left. Copy {path} "
                 "alone to another folder, or remove the journal."
             )
 

@@ -19,6 +19,7 @@ FLOORS = [
     ["new_file"],
     ["model"],
     ["mounts", "beside", "stored_json", "location", "connections", "schema", "pragmas"],
+    ["sqlite_errors"],
     ["database"],
     ["codecs", "chunking", "pickling", "preview", "layout", "holds", "stubs"],
     ["pickle_preview"],
@@ -63,6 +64,7 @@ STAND_FOR_THE_SYSTEM = {"watched_vfs", "recording", "failing_files"}
 KNOWS_SQL = {
     "schema",
     "pragmas",
+    "sqlite_errors",
     "database",
     "connections",
     "holds",

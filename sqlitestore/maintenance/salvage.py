@@ -18,7 +18,6 @@ import apsw
 
 from sqlitestore import schema
 from sqlitestore.crash_points import crash_point
-from sqlitestore.database import translated
 from sqlitestore.errors import NotAStore, StoreMissing
 from sqlitestore.maintenance.carving import Carver
 from sqlitestore.maintenance.page_file import PageFile
@@ -31,6 +30,7 @@ from sqlitestore.maintenance.verification import Checked, Findings, Problem
 from sqlitestore.new_file import new_file
 from sqlitestore.pragmas import PAGE_SIZE, choose_page_size, distrust_the_file, let_the_file_shrink
 from sqlitestore.progress import SILENT, Progress
+from sqlitestore.sqlite_errors import translated
 
 UPDATE_STORE = "UPDATE store SET uuid = ?, created = ?"
 SET_SEQUENCE = "INSERT INTO sqlite_sequence(name, seq) VALUES ('chunk', ?)"
