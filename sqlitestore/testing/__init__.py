@@ -9,8 +9,8 @@ In a test module of yours, which pytest collects::
             return MyStorage(folder / "data")
 
 And for whoever wants to see what a piece of work does to the files, or what becomes of it when they fail:
-``watched_vfs`` shows each call that SQLite makes, ``recording`` and ``power_cuts`` rebuild what a disk could hold at any
-point, ``failing_files`` makes any call fail.
+``watched_vfs`` shows each call that SQLite makes, ``recording`` and ``power_cuts`` rebuild what a disk could hold at
+any point, ``failing_files`` makes any call fail.
 
 The idea of a suite that ships with the contract is zarr-python's (``zarr.testing.store``). It needs pytest.
 """
