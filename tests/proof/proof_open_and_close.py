@@ -23,6 +23,7 @@ from sqlitestore import FlowDataStore, NotAStore, StoreMissing, verify
 
 UNIT = "cycles"
 LONG = 10_000
+PROCESSES = 1  # in one process, for a leak to add up
 WARM = 60
 """Cycles before the first measure: modules are imported late, and pools of memory grow to their size."""
 
