@@ -372,6 +372,22 @@ def test_a_pointer_to_another_cell_is_damage(tmp_path: Path) -> None:
     assert seen > 20
 
 
+def test_a_page_that_stands_twice_is_damage(tmp_path: Path, out: str) -> None:
+    """What was there before the copy is lost without a trace; that something is, salvage says, and verify does."""
+    path = helpers_everything.make(tmp_path / "runs.db", tasks=60, size=100)
+    leaves: dict[str, list[int]] = {}
+    for page, (name, inner) in pages_of(path).items():
+        if not inner and name in {"task_metadata", "attempt", "artifact"}:
+            leaves.setdefault(name, []).append(page)
+    name, (first, second, *_) = next((name, pages) for name, pages in leaves.items() if len(pages) > 1)
+    data = bytearray(Path(path).read_bytes())
+    data[(second - 1) * PAGE : second * PAGE] = data[(first - 1) * PAGE : first * PAGE]
+    Path(path).write_bytes(data)
+    assert f"a page of the table {name} is a copy of another" in str(salvage(path, out).problems)
+    assert not verify(path).ok
+    assert verify(out).ok
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """For a blob of 300 MB, to verify and to salvage it."""
     with start(helpers_verify.memory, str(tmp_path / "runs.db"), 300_000_000) as process:

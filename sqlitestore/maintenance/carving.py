@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+from xxhash import xxh3_64_intdigest
+
 from sqlitestore.maintenance.page_cells import (
     INDEX_INNER,
     INDEX_LEAF,
@@ -111,6 +113,7 @@ class Carver:
     def _tree(self, name: str, root: int) -> Iterator[Row]:
         """Yield the rows of a tree; what is no page of it is left for later, and makes it hurt."""
         waiting = [root]
+        seen: set[int] = set()
         while waiting:
             number = waiting.pop()
             found = self._page_of(name, number)
@@ -122,6 +125,11 @@ class Carver:
             self._progress.advance(1)
             if page.hurt:
                 self._report(name, number, "is damaged")
+            # No row is in a tree twice: what stood here before was overwritten, and nothing else may tell of it.
+            content = xxh3_64_intdigest(self._pages.page(number))
+            if page.cells and content in seen:
+                self._report(name, number, "is a copy of another")
+            seen.add(content)
             yield from self._rows_of(name, ATTACHED, number, page, records)
             if page.kind in {TABLE_INNER, INDEX_INNER}:
                 waiting.append(page.right)
