@@ -20,7 +20,7 @@ from golden_content import check, check_registered
 from helpers_cli import Trap, run
 from helpers_inventory import PAGE, hurt_tables, inventory, pages_of
 from helpers_processes import result_of, start
-from helpers_store import FLOW, dump, save_task, tampering
+from helpers_store import FLOW, dump, rows, save_task, tampering
 
 from sqlitestore import FileExists, FlowDataStore, NotAStore, StoreMissing
 from sqlitestore.maintenance.page_cells import INDEX_LEAF, parse_page
@@ -386,6 +386,40 @@ def test_a_page_that_stands_twice_is_damage(tmp_path: Path, out: str) -> None:
     assert f"a page of the table {name} is a copy of another" in str(salvage(path, out).problems)
     assert not verify(path).ok
     assert verify(out).ok
+
+
+def test_an_index_of_keys_that_is_wrong_costs_no_attempt(path: str, out: str) -> None:
+    """Each artifact's key is told by the table or by the index, whichever the attempt's digest proves."""
+    keys = [key for (key,) in rows(path, "SELECT key FROM blob ORDER BY id")]
+    index = [page for page, (name, _) in pages_of(path).items() if name == "sqlite_autoindex_blob_1"]
+    data = bytearray(Path(path).read_bytes())
+    for page in index:
+        for key in keys:
+            place = data.find(key, (page - 1) * PAGE, page * PAGE)
+            if place >= 0:
+                data[place + 7] ^= 16
+    Path(path).write_bytes(data)
+    whole = inventory_of_done(path)
+    assert whole
+    assert not salvage(path, out).whole
+    assert inventory_of_done(out) == whole
+
+
+def inventory_of_done(path: str) -> list[Any]:
+    """Return what is done."""
+    return rows(path, "SELECT run, step, task, number, done FROM attempt WHERE done IS NOT NULL ORDER BY 1, 2, 3, 4")
+
+
+def test_no_run_is_trusted_when_flows_and_trust_changed_places(path: str, out: str) -> None:
+    """Rows of the two tables look alike; the index of flows tells that something is wrong."""
+    [flow] = [page for page, (name, _) in pages_of(path).items() if name == "flow"]
+    [untrusted] = [page for page, (name, _) in pages_of(path).items() if name == "untrusted"]
+    data = bytearray(Path(path).read_bytes())
+    places = [slice((page - 1) * PAGE, page * PAGE) for page in (flow, untrusted)]
+    data[places[0]], data[places[1]] = data[places[1]], data[places[0]]
+    Path(path).write_bytes(data)
+    salvage(path, out)
+    assert rows(out, "SELECT count(*) FROM untrusted") == rows(out, "SELECT count(*) FROM run")
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

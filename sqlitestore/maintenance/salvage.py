@@ -34,6 +34,9 @@ from sqlitestore.sqlite_errors import translated
 
 UPDATE_STORE = "UPDATE store SET uuid = ?, created = ?"
 SET_SEQUENCE = "INSERT INTO sqlite_sequence(name, seq) VALUES ('chunk', ?)"
+COUNT_FLOWS_OF_ONE_KIND = """SELECT COUNT(*) FROM (
+ SELECT c0, c1 FROM flow WHERE rank < 2 GROUP BY c0, c1 HAVING COUNT(DISTINCT rank) = 1)"""
+"""Flows that only the table has, or only its index (see ``carving.ATTACHED``)."""
 DELETE_SEQUENCE = "DELETE FROM sqlite_sequence"
 LARGEST_CHUNK = "SELECT COALESCE(MAX(id), 0) FROM chunk"
 DELETE_UNNEEDED_BLOB = """DELETE FROM blob WHERE key = ?1 AND id NOT IN (SELECT blob FROM artifact
@@ -185,6 +188,9 @@ class _Salvage:
     def _is_trust_lost(self, *, is_archive: bool) -> bool:
         """Whether it is not known for sure which runs are untrusted. Before format 3 all of an archive were."""
         if not self._carver.schema_whole or "untrusted" in self._carver.hurt:
+            return True
+        # Rows of "flow" and of "untrusted" look alike: if the pages of the two changed places, only the index tells.
+        if self._staging.query(COUNT_FLOWS_OF_ONE_KIND) != [(0,)]:
             return True
         roots: dict[str, int] = self._carver.roots
         return is_archive and "untrusted" not in roots

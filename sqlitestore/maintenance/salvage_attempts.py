@@ -7,6 +7,7 @@ do; a task like that is run again. An artifact whose bytes alone are lost become
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from typing import Any
 
 import apsw
@@ -29,6 +30,8 @@ COUNT_IDS = "SELECT COUNT(DISTINCT c0) FROM attempt"
 SELECT_STRAYS = "SELECT DISTINCT c0 FROM {} WHERE rank < ? AND c0 NOT IN (SELECT c0 FROM attempt)"
 COMMIT_EVERY = 1000
 """Attempts between two commits."""
+MANY_COMBINATIONS = 256
+"""Of keys that an attempt's artifacts may have, where table and index say different ones; its digest decides."""
 
 Fields = tuple[Any, ...]
 
@@ -125,11 +128,11 @@ class AttemptSalvage:
         """Return the artifacts that the digest is of, by position, with keys; None if they are not all there."""
         rows = [*self._staging.find("artifact", attempt), *self._staging.find("stub", attempt)]
         for chosen in _choices(rows):
-            for index_first in (False, True):
-                fields = []
-                for _, _, name, _, blob, *rest in chosen:
-                    keys = [blob] if isinstance(blob, bytes) else self._content.keys_of(blob)
-                    fields.append((name, keys[-1 if index_first else 0] if keys else None, *rest))
+            keys: list[list[Any]] = [
+                [row[4]] if isinstance(row[4], bytes) else self._content.keys_of(row[4]) or [None] for row in chosen
+            ]
+            for combination in islice(product(*keys), MANY_COMBINATIONS):
+                fields: list[Fields] = [(row[2], key, *row[5:]) for row, key in zip(chosen, combination, strict=True)]
                 if is_digest(digest, *fields) and all(map(_is_sane, fields)):
                     return fields
         return None

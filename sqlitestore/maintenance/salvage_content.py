@@ -71,10 +71,13 @@ class ContentSalvage:
             self._progress.finish()
 
     def keys_of(self, blob: Any) -> list[bytes]:
-        """Return the keys that a blob's id may stand for, the surest first: rows that may be of chunks come last."""
+        """Return the keys that a blob's id may stand for, the surest first.
+
+        That is one whose content was found; rows that may be of chunks come last.
+        """
         keys = dict.fromkeys(row[2] for row in self._staging.find("blob", blob))
         chunks = {row[2] for row in self._staging.find("chunk", blob) if row[3] is not None}
-        return sorted(keys, key=lambda key: key in chunks)
+        return sorted(keys, key=lambda key: (self.saved(key) is None, key in chunks))
 
     def saved(self, key: bytes) -> tuple[int, int] | None:
         """Return the id and size [bytes] of a blob in the new file, None if it is not there."""
