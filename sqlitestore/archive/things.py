@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlitestore import layout, preview
 from sqlitestore.archive.records import RunRecords
+from sqlitestore.errors import Damaged
 from sqlitestore.files import FileRecord
 from sqlitestore.mflog import without_prefix
 from sqlitestore.model import Artifact
@@ -210,10 +211,11 @@ class Look:
             told += [f"Python {each.python.split(' ')[0]}"] if each.python else []
             value = (each.started, each.done, each.python) if self._same else (count, state, each.python)
             number = self._number(each.number)
+            pathspec = f"{self._records.pathspec}/{each.step}/{each.task}"
             things["attempt", number, ""] = Thing(value, partial(_described, ", ".join(told)))
             for row in each.artifacts:
                 value = row if self._same else row[:6]  # the preview depends on who wrote it
-                things["artifact", number, row[0]] = Thing(value, partial(_artifact_side, row))
+                things["artifact", number, row[0]] = Thing(value, partial(_artifact_side, row, pathspec))
         return things
 
     def _logs(self, task: TaskRecords) -> Things:
@@ -273,9 +275,13 @@ def _described(text: str, size: int | None = None) -> Side:
     return Side(size=size, preview={"repr": text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."})
 
 
-def _artifact_side(row: tuple[Any, ...]) -> Side:
-    _, key, size, kind, encoding, info, packed = row
-    artifact = Artifact(key.hex(), size, kind, encoding, preview.unpack(info), preview.stored(packed))
+def _artifact_side(row: tuple[Any, ...], pathspec: str) -> Side:
+    name, key, size, kind, encoding, info, packed = row
+    try:
+        unpacked = preview.unpack(info)
+    except Damaged as error:
+        raise Damaged(f"Artifact {name!r} of {pathspec} is damaged: {error}.") from error
+    artifact = Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed))
     return Side(artifact.key, artifact.size, artifact.type, artifact.preview)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sqlitestore.database import Database
-from sqlitestore.errors import DataException, InvalidName, InvalidType
+from sqlitestore.errors import Damaged, DataException, InvalidName, InvalidType
 from sqlitestore.maintenance.records import is_digest, is_map
 from sqlitestore.maintenance.scanning import interruptible, uninterruptible
 from sqlitestore.maintenance.verification import Findings, pathspec_of, reason
@@ -50,7 +50,7 @@ def has_trash(database: Database) -> bool:
     """Whether the real names of runs in the trash can be looked up; if not, their rows seem to be of others."""
     try:
         return database.format >= RUNS_COME_AND_GO and bool(database.query(SELECT_TRASH))
-    except DataException:
+    except Damaged:
         return False
 
 
