@@ -40,6 +40,7 @@ from sqlitestore.pragmas import (
     enforce_foreign_keys,
     has_log,
     keep_pages,
+    leave_the_log,
     let_the_file_shrink,
     set_journal_mode,
     set_synchronous,
@@ -69,8 +70,8 @@ class Database:
     ``create`` makes the file if it is missing (never its folder), of the ``kind``. With ``read_only`` nothing in it
     changes, not even an old format. ``journal_mode`` None means: the write-ahead log for a live store, except on
     network file systems, and without ``create`` what the file has. ``synchronous`` "full" makes every commit durable
-    against power loss; "normal" may lose the latest commits then, but nothing else
-    (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    against power loss; with the log, "normal" may lose the latest commits then, but nothing else
+    (https://www.sqlite.org/pragma.html#pragma_synchronous). With a rollback journal every commit is durable.
     """
 
     def __init__(
@@ -313,7 +314,7 @@ class Database:
                     distrust_the_file(connection)
                     use_alone(connection)
                     schema.check_identity(connection, self.path)
-                    connection.pragma("journal_mode", "delete")
+                    leave_the_log(connection)
         except apsw.BusyError as error:
             raise StoreBusy(
                 f"{self.path} has a write-ahead log, which is not to be used here (on a network file system it does "

@@ -201,6 +201,11 @@ def has_log(path: str) -> bool:
         file.xClose()
 
 
+def leave_the_log(connection: apsw.Connection) -> None:
+    """Move the log into the file, which has a rollback journal from then on. BusyError: others have it."""
+    connection.pragma("journal_mode", "delete")
+
+
 def use_alone(connection: apsw.Connection) -> None:
     """Have the file for this connection alone from the first look: so it needs no memory shared with others.
 

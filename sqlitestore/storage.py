@@ -183,9 +183,9 @@ class SQLiteStorage(DataStoreStorage):
     """Everything in the SQLite file ``root`` (see ``location.resolve_root`` for what else it may be).
 
     The file is made if it is missing, unless ``create`` is False: then StoreMissing. ``synchronous`` "full" makes each
-    commit survive a power cut; with "normal" the latest ones may be undone by it, whole. ``journal_mode`` "delete" is
-    for places where SQLite's write-ahead log does not work and we do not notice, "wal" for those where it does after
-    all (``mounts`` says how that is told).
+    commit survive a power cut; with "normal" the latest ones may be undone by it, whole (with a rollback journal none
+    is). ``journal_mode`` "delete" is for places where SQLite's write-ahead log does not work and we do not notice,
+    "wal" for those where it does after all (``mounts`` says how that is told).
     """
 
     TYPE = "sqlite"

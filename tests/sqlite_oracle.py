@@ -76,6 +76,19 @@ def decoded(codec, stored, size):
     return data
 
 
+def bytes_of(connection, blob):
+    """Return the bytes of a blob, by its id."""
+    [(size, codec, stored)] = connection.execute("SELECT size, codec, bytes FROM blob WHERE id = ?", (blob,)).fetchall()
+    if codec is not None:
+        return decoded(codec, stored, size)
+    parts = connection.execute(
+        "SELECT c.codec, c.bytes, c.size FROM blob_chunk l JOIN chunk c ON c.id = l.chunk WHERE l.blob = ?"
+        " ORDER BY l.position",
+        (blob,),
+    ).fetchall()
+    return b"".join(decoded(*part) for part in parts)
+
+
 def digest(*fields):
     """Return xxh3-128 over the fields as a msgpack array."""
     return xxhash.xxh3_128(msgpack.packb(list(fields))).digest()

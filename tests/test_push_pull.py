@@ -68,7 +68,7 @@ def write_run(path: Path, run: str = "1", *, width: int = 2, value: Any = "value
         tables.registrations.add_run("Flow", run, "ada", TIME, {"mine"}, {"user:ada"})
         tasks = [
             ("start", "1"),
-            *(("work", str(number + 2)) for number in range(width)),
+            *(("train", str(number + 2)) for number in range(width)),
             *([("end", "9")] if end else []),
         ]
         for step, task_id in tasks:
@@ -182,8 +182,8 @@ def test_runs_go_and_come_back(file: Path, folder: Path, tmp_path: Path) -> None
     assert (report.runs, report.tasks, report.problems) == (1, 4, [])
     theirs = MetaflowFlowDataStore("Flow", storage_impl=LocalStorage, ds_root=str(folder))
     found = {task.pathspec: task for task in theirs.get_task_datastores(run_id="1")}
-    assert sorted(found) == ["1/end/9", "1/start/1", "1/work/2", "1/work/3"]
-    assert found["1/work/2"]["own"] == ["work", "2", "value"]
+    assert sorted(found) == ["1/end/9", "1/start/1", "1/train/2", "1/train/3"]
+    assert found["1/train/2"]["own"] == ["train", "2", "value"]
     assert found["1/start/1"].attempt == 1
     assert found["1/start/1"].load_logs(["task"], "stdout") == [("task", b"start 1\n")]
     back = pull_file(tmp_path / "back.db", LocalStorage(str(folder)))
@@ -351,7 +351,7 @@ def test_damaged_blob_at_the_source(file: Path, folder: Path, tmp_path: Path, da
     """A blob that is missing or damaged there is named; no task comes without it, and the rest of the runs do."""
     write_run(file, "2", value="of the second")
     push_file(file, LocalStorage(str(folder)))
-    data = json.loads((folder / "Flow/1/work/2/0.data.json").read_text())
+    data = json.loads((folder / "Flow/1/train/2/0.data.json").read_text())
     key = data["objects"]["own"]
     blob = folder / "Flow" / "data" / key[:2] / key
     if damage == "missing":
@@ -365,7 +365,7 @@ def test_damaged_blob_at_the_source(file: Path, folder: Path, tmp_path: Path, da
     assert problem.startswith("Flow/1: ")
     assert key in problem
     with FlowDataStore("Flow", ds_root=tmp_path / "back.db") as flow:
-        assert flow.get_task_datastores(run_id="1", steps=["work"]) == []
+        assert flow.get_task_datastores(run_id="1", steps=["train"]) == []
         assert len(flow.get_task_datastores(run_id="2")) == 4
     check_file(tmp_path / "back.db")
 

@@ -68,12 +68,13 @@ def spin(flows: str, run_id: str, folder: str) -> dict[str, Any]:
     """Spin steps of a run of ForeachFlow and look at what that left."""
     from metaflow import Flow, Run, Runner, Task, get_metadata, inspect_spin, metadata
 
+    step = "work"
     seen: dict[str, Any] = {}
     configured = get_metadata()
     with Runner(f"{flows}/foreach_flow.py", show_output=False, pylint=False) as runner:
-        done = runner.spin(f"ForeachFlow/{run_id}/work/3", persist=True)
+        done = runner.spin(f"ForeachFlow/{run_id}/{step}/3", persist=True)
         seen["work"] = [done.status, done.task.data.letter, done.task.data.number, done.task.stdout]
-        seen["original"] = Task(f"ForeachFlow/{run_id}/work/3").data.letter
+        seen["original"] = Task(f"ForeachFlow/{run_id}/{step}/3").data.letter
         done = runner.spin("join", persist=True)
         seen["join"] = [done.status, sorted(done.task.data.done)]
     inspect_spin(folder)

@@ -158,16 +158,16 @@ def test_the_number_of_queries_does_not_grow_with_the_tasks(path: Path, monkeypa
     run = one.new_run_id()
     flow = metaflow_flow(path)
     for _ in range(150):
-        task = one.new_task_id(run, "work")
-        write_task(flow, f"{run}/work/{task}", {"x": task})
+        task = one.new_task_id(run, "train")
+        write_task(flow, f"{run}/train/{task}", {"x": task})
     asked: list[str] = []
     query = Database.query
     monkeypatch.setattr(Database, "query", lambda self, *given: (asked.append(given[0]), query(self, *given))[1])
-    tasks = SQLiteMetadataProvider.get_object("step", "task", None, None, "Flow", run, "work")
+    tasks = SQLiteMetadataProvider.get_object("step", "task", None, None, "Flow", run, "train")
     assert (len(tasks), len(asked)) == (150, 3)
     asked.clear()
     for task in tasks:
-        names = ("Flow", run, "work", task["task_id"])
+        names = ("Flow", run, "train", task["task_id"])
         assert SQLiteMetadataProvider.get_object("artifact", "self", None, None, *names, "x")["name"] == "x"
         assert len(SQLiteMetadataProvider.get_object("task", "metadata", None, None, *names)) == 5
     assert len(asked) <= 2 * 5 + 1
@@ -177,10 +177,10 @@ def test_answers_follow_the_file(path: Path) -> None:
     """What was remembered is forgotten as soon as anybody changes the file, this process or another."""
     one = provider()
     run = one.new_run_id()
-    task = one.new_task_id(run, "work")
-    names = ("Flow", run, "work", task)
+    task = one.new_task_id(run, "train")
+    names = ("Flow", run, "train", task)
     assert SQLiteMetadataProvider.get_object("task", "artifact", None, None, *names) == []
-    write_task(metaflow_flow(path), f"{run}/work/{task}", {"x": 1})
+    write_task(metaflow_flow(path), f"{run}/train/{task}", {"x": 1})
     [found] = SQLiteMetadataProvider.get_object("task", "artifact", None, None, *names)
     assert (found["name"], found["location"]) == ("x", f":root:{path}")
     code = f"""
@@ -188,7 +188,7 @@ import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
 import metaflow
 from test_provider import *
 SQLiteDatastoreStorage.datastore_root = {str(path)!r}
-provider().register_metadata({run!r}, "work", {task!r}, [MetaDatum("late", "x", "t", [])])
+provider().register_metadata({run!r}, "train", {task!r}, [MetaDatum("late", "x", "t", [])])
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     fields = [each["field_name"] for each in SQLiteMetadataProvider.get_object("task", "metadata", None, None, *names)]
@@ -199,24 +199,24 @@ def test_roots_are_those_of_where_the_file_is_now(path: Path, tmp_path: Path) ->
     """ds-root, the location of artifacts and of the code package; another datastore's root stays what it was."""
     one = provider()
     run = one.new_run_id()
-    task = one.new_task_id(run, "work")
+    task = one.new_task_id(run, "train")
     package = {"ds_type": "sqlite", "sha": "ab", "location": f"{path}/Flow/data/ab/ab", "metadata": ""}
     data = [
         MetaDatum("ds-root", str(path), "ds-root", []),
         MetaDatum("code-package", json.dumps(package), "code-package", []),
         MetaDatum("other", str(path), "other", []),
     ]
-    one.register_metadata(run, "work", task, data)
+    one.register_metadata(run, "train", task, data)
     there = [DataArtifact("here", "sqlite", str(path), None, "e", "0" * 40)]
     there += [DataArtifact("s3", "s3", "s3://b", None, "e", "1" * 40)]
-    one.register_data_artifacts(run, "work", task, 0, there)
+    one.register_data_artifacts(run, "train", task, 0, there)
     for store in open_stores():
         store.database.close()
     moved = tmp_path / "elsewhere" / "moved.db"
     moved.parent.mkdir()
     path.rename(moved)
     assert SQLiteMetadataProvider.compute_info(str(moved)) == str(moved)
-    names = ("Flow", run, "work", task)
+    names = ("Flow", run, "train", task)
     found = {
         each["field_name"]: each["value"]
         for each in SQLiteMetadataProvider.get_object("task", "metadata", None, None, *names)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from sqlite_oracle import check_file, connect, decoded
+from sqlite_oracle import bytes_of, check_file, connect
 
 Unit = tuple[Any, ...]
 State = dict[Unit, Any]
@@ -110,7 +110,7 @@ def objects_of(path: str, unit: Unit) -> dict[str, bytes]:
     try:
         [found] = [attempt for attempt, of in _attempts(connection, _runs(connection)) if of == unit]
         rows = connection.execute("SELECT name, blob FROM artifact WHERE attempt = ? ORDER BY position", (found,))
-        return {name: _bytes_of(connection, blob) for name, blob in rows.fetchall()}
+        return {name: bytes_of(connection, blob) for name, blob in rows.fetchall()}
     finally:
         connection.close()
 
@@ -156,7 +156,7 @@ def _units(connection: apsw.Connection) -> Iterator[tuple[Unit, Any]]:
     for run, *rest, blob in connection.execute(LOGS).fetchall():
         if runs[run]:
             unit = ("log", *runs[run], *rest)
-            logs[unit] = logs.get(unit, b"") + _bytes_of(connection, blob)
+            logs[unit] = logs.get(unit, b"") + bytes_of(connection, blob)
     yield from logs.items()
     for kind, statement in PLAIN.items():
         if kind.replace(" ", "_").replace("metadata", "task_metadata" if kind == "metadata" else "metadata") in tables:
@@ -211,18 +211,6 @@ def _attempt(connection: apsw.Connection, attempt: int, tables: set[str]) -> tup
             "SELECT name, 'left out ' || lower(hex(key)) FROM stub WHERE attempt = ?", (attempt,)
         ).fetchall()
     return (*(time is not None for time in times), tuple(sorted(artifacts)))
-
-
-def _bytes_of(connection: apsw.Connection, blob: int) -> bytes:
-    [(size, codec, stored)] = connection.execute("SELECT size, codec, bytes FROM blob WHERE id = ?", (blob,)).fetchall()
-    if codec is not None:
-        return bytes(decoded(codec, stored, size))
-    parts = connection.execute(
-        "SELECT c.codec, c.bytes, c.size FROM blob_chunk l JOIN chunk c ON c.id = l.chunk WHERE l.blob = ?"
-        " ORDER BY l.position",
-        (blob,),
-    ).fetchall()
-    return b"".join(decoded(*part) for part in parts)
 
 
 _known: dict[int, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlite_oracle import connect, decoded
+from sqlite_oracle import bytes_of, connect
 
 RUN = "JOIN run r ON r.id = {0}.run JOIN flow f ON f.id = r.flow LEFT JOIN trash t ON t.run = r.id"
 NAMES = "f.name, COALESCE(t.name, r.name), t.run IS NOT NULL"
@@ -59,20 +59,8 @@ def _logs(connection: Any) -> dict[tuple[Any, ...], bytes]:
     """Return the text of each log: into how many parts it was cut is nobody's concern."""
     texts: dict[tuple[Any, ...], bytes] = {}
     for *names, blob in connection.execute(LOGS).fetchall():
-        texts[tuple(names)] = texts.get(tuple(names), b"") + _content(connection, blob)
+        texts[tuple(names)] = texts.get(tuple(names), b"") + bytes_of(connection, blob)
     return texts
-
-
-def _content(connection: Any, blob: int) -> bytes:
-    [(codec, stored, size)] = connection.execute("SELECT codec, bytes, size FROM blob WHERE id = ?", (blob,)).fetchall()
-    if codec is not None:
-        return bytes(decoded(codec, stored, size))
-    chunks = connection.execute(
-        "SELECT c.codec, c.bytes, c.size FROM blob_chunk l JOIN chunk c ON c.id = l.chunk WHERE l.blob = ?"
-        " ORDER BY l.position",
-        (blob,),
-    )
-    return b"".join(decoded(*chunk) for chunk in chunks)
 
 
 def first_difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
