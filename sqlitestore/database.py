@@ -7,6 +7,7 @@ embeds us keeps its own SQLite settings.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 import apsw
 
-from sqlitestore import schema
+from sqlitestore import pragmas, schema
 from sqlitestore.beside import check_beside
 from sqlitestore.connections import Connections, Handle, close_whatever_fails
 from sqlitestore.crash_points import crash_point
@@ -308,20 +309,30 @@ class Database:
         """
         if not self._avoids_the_log:
             return
-        try:
-            if has_log(self._real_path):
-                with closing(apsw.Connection(self._real_path, apsw.SQLITE_OPEN_READWRITE)) as connection:
-                    distrust_the_file(connection)
-                    use_alone(connection)
-                    schema.check_identity(connection, self.path)
-                    leave_the_log(connection)
-        except apsw.BusyError as error:
-            raise StoreBusy(
-                f"{self.path} has a write-ahead log, which is not to be used here (on a network file system it does "
-                "not work), but somebody else has it open; end that, then try again."
-            ) from error
-        except apsw.Error as error:
-            raise self._translated(error) from error
+        end = time.monotonic() + pragmas.LEAVING_TIMEOUT
+        while True:
+            try:
+                if has_log(self._real_path):
+                    with closing(apsw.Connection(self._real_path, apsw.SQLITE_OPEN_READWRITE)) as connection:
+                        distrust_the_file(connection)
+                        use_alone(connection)
+                        schema.check_identity(connection, self.path)
+                        leave_the_log(connection)
+            except apsw.BusyError as error:
+                # Two that leave it at once may each keep the lock that the other needs: let go of it, and ask again.
+                if time.monotonic() > end:
+                    raise self._log_in_use() from error
+                time.sleep(int.from_bytes(os.urandom(1)) / 5000)  # up to 50 ms, not the same for both
+            except apsw.Error as error:
+                raise self._translated(error) from error
+            else:
+                return
+
+    def _log_in_use(self) -> StoreBusy:
+        return StoreBusy(
+            f"{self.path} has a write-ahead log, which is not to be used here (on a network file system it does "
+            "not work), but somebody else has it open; end that, then try again."
+        )
 
     def _target(self) -> tuple[str, int, tuple[int, ...] | None]:
         """Return what to open and how: to write, to read, or as immutable (then with the file's state)."""

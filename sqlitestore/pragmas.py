@@ -211,7 +211,7 @@ def use_alone(connection: apsw.Connection) -> None:
 
     https://www.sqlite.org/wal.html, "Use of WAL Without Shared-Memory".
     """
-    connection.set_busy_timeout(int(LEAVING_TIMEOUT * 1000))
+    connection.set_busy_timeout(int(min(LEAVING_TIMEOUT, 0.5) * 1000))
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
 
 
