@@ -319,10 +319,10 @@ class Database:
                         schema.check_identity(connection, self.path)
                         leave_the_log(connection)
             except apsw.BusyError as error:
-                # Two that leave it at once may each keep the lock that the other needs: let go of it, and ask again.
+                # Of several at once each keeps the lock that the others need: it is let go of, and asked for again.
                 if time.monotonic() > end:
                     raise self._log_in_use() from error
-                time.sleep(int.from_bytes(os.urandom(1)) / 5000)  # up to 50 ms, not the same for both
+                time.sleep(int.from_bytes(os.urandom(1)) / 2500)  # up to 0.1 s, not the same for all
             except apsw.Error as error:
                 raise self._translated(error) from error
             else:

@@ -209,9 +209,10 @@ def leave_the_log(connection: apsw.Connection) -> None:
 def use_alone(connection: apsw.Connection) -> None:
     """Have the file for this connection alone from the first look: so it needs no memory shared with others.
 
-    https://www.sqlite.org/wal.html, "Use of WAL Without Shared-Memory".
+    https://www.sqlite.org/wal.html, "Use of WAL Without Shared-Memory". It does not wait: it would keep its own lock
+    meanwhile, and so would each other that wants the same.
     """
-    connection.set_busy_timeout(int(min(LEAVING_TIMEOUT, 0.5) * 1000))
+    connection.set_busy_timeout(0)
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
 
 
