@@ -48,6 +48,7 @@ from sqlitestore.pragmas import (
     use_alone,
     wait_for_writers,
 )
+from sqlitestore.repetition import watch_for_repetition
 from sqlitestore.sqlite_errors import translated
 
 SMALLEST_DATABASE = 512
@@ -300,6 +301,7 @@ class Database:
         except BaseException:
             close_whatever_fails(connection)
             raise
+        watch_for_repetition(connection, path, self._real_path)
         return Handle(connection, at_rest)
 
     def _leave_the_log(self) -> None:

@@ -161,7 +161,7 @@ CODE_PACKAGE = "code-package"
 
 def code_package(value: object) -> dict[str, Any]:
     """Return what a ``code-package`` says, {} if it is none."""
-    found = _json(value.encode()) if isinstance(value, str) else None
+    found = _json(value) if isinstance(value, str) else None
     return found if isinstance(found, dict) else {}
 
 
@@ -403,7 +403,7 @@ def _is_key(key: object) -> bool:
     return True
 
 
-def _json(document: bytes) -> Any:
+def _json(document: bytes | str) -> Any:
     try:
         return json.loads(document)
     except (ValueError, RecursionError):

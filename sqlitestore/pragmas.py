@@ -171,6 +171,15 @@ def size_of_free_pages(connection: apsw.Connection) -> int:
     return int(connection.pragma("freelist_count")) * int(connection.pragma("page_size"))
 
 
+def fault_of_the_trees(connection: apsw.Connection) -> str:
+    """Return what SQLite's check finds first in the trees of pages, "" if they are sound.
+
+    It comes in one row and before what is wrong with single rows, which are read only if the trees are sound.
+    """
+    found = str(connection.execute("PRAGMA quick_check(1)").get)
+    return found.splitlines()[-1] if found.startswith("*** in database") else ""
+
+
 def set_journal_mode(connection: apsw.Connection, mode: JournalMode) -> None:
     """Readers and a writer work side by side with "wal". Only the first connection to a new file really switches.
 

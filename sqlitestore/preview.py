@@ -82,15 +82,23 @@ def pack(preview: Mapping[str, Any]) -> bytes | None:
 
 
 class Packed(Mapping[str, Any]):
-    """A preview as it is stored, decoded when it is looked at: a listing of 100,000 artifacts looks at few."""
+    """A preview as it is stored, decoded when it is looked at: a listing of 100,000 artifacts looks at few.
 
-    __slots__ = ("_packed",)
+    ``of`` and ``where`` say whose it is, for the error if it cannot be decoded.
+    """
 
-    def __init__(self, packed: bytes) -> None:
+    __slots__ = ("_of", "_packed", "_where")
+
+    def __init__(self, packed: bytes, of: str, where: str) -> None:
         self._packed = packed
+        self._of = of
+        self._where = where
 
     def _unpacked(self) -> dict[str, Any]:
-        return unpack(self._packed)
+        try:
+            return unpack(self._packed)
+        except Damaged as error:
+            raise Damaged(f"The preview of {self._of!r} of {self._where} is damaged: {error}.") from error
 
     def __getitem__(self, name: str) -> Any:
         return self._unpacked()[name]
@@ -133,9 +141,9 @@ def _unpacked(packed: bytes) -> Any:
     return unpacked
 
 
-def stored(packed: bytes | None) -> Mapping[str, Any]:
-    """Return the preview that ``pack`` made; empty for None."""
-    return Packed(packed) if packed else {}
+def stored(packed: bytes | None, of: str, where: str) -> Mapping[str, Any]:
+    """Return the preview that ``pack`` made of the artifact ``of``; empty for None. Looking at it may raise Damaged."""
+    return Packed(packed, of, where) if packed else {}
 
 
 def _bounded(value: Any, limit: int = MAX_TEXT) -> str:

@@ -137,7 +137,7 @@ class StoredArtifacts(Mapping[str, Artifact]):
             unpacked = preview.unpack(info)
         except Damaged as error:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: {error}.") from error
-        return Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed))
+        return Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, self._pathspec))
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -281,7 +281,11 @@ class Tasks:
         One of them is looked at, though thousands of tasks may have passed it on.
         """
         rows = self._database.query(SELECT_PREVIEWS, (json.dumps(list(artifacts)),))
-        return {(key, kind): preview.stored(packed) for key, kind, packed in rows if packed is not None}
+        return {
+            (key, kind): preview.stored(packed, key, self._database.path)
+            for key, kind, packed in rows
+            if packed is not None
+        }
 
     def find_run(self, flow_name: str, run_name: str, steps: Sequence[str] | None) -> list[Attempt]:
         """Return the attempts of a run (of those steps), in the order in which they first appeared."""

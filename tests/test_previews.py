@@ -203,7 +203,7 @@ def test_preview_of_anything_is_small_and_plain(value):
     """Whatever is saved, its preview is below 1 KiB, made of plain values, and stored as it is."""
     preview = describe(unnamed(value))
     assert size(preview) < 1024
-    assert dict(stored(pack(preview))) == preview
+    assert dict(stored(pack(preview), "x", "1/train/1")) == preview
     assert json.loads(json.dumps(preview)) == preview
     assert len(preview.get("repr", "")) <= 200
 

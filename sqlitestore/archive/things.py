@@ -281,7 +281,7 @@ def _artifact_side(row: tuple[Any, ...], pathspec: str) -> Side:
         unpacked = preview.unpack(info)
     except Damaged as error:
         raise Damaged(f"Artifact {name!r} of {pathspec} is damaged: {error}.") from error
-    artifact = Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed))
+    artifact = Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, pathspec))
     return Side(artifact.key, artifact.size, artifact.type, artifact.preview)
 
 

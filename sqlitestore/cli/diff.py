@@ -64,13 +64,13 @@ def diff(ctx: click.Context, a: str, b: str, details: bool, exit_code: bool, as_
             details=details,
             progress=TerminalProgress(),
         )
-    if as_json:
-        rows = [_json_row(each) for each in found.differences]
-        output.print_json({"a": a, "b": b, "differences": rows})
-    elif found.differences:
-        output.print_table(_columns(), map(_row, found.differences), f"{a} and {b}")
-    else:
-        output.note(f"No differences between {a} and {b}.")
+        if as_json:
+            rows = [_json_row(each) for each in found.differences]
+            output.print_json({"a": a, "b": b, "differences": rows})
+        elif found.differences:
+            output.print_table(_columns(), map(_row, found.differences), f"{a} and {b}")
+        else:
+            output.note(f"No differences between {a} and {b}.")
     if exit_code and found.differences:
         ctx.exit(1)
 
@@ -87,12 +87,14 @@ class _Files:
         """Return the tables of a file (None: that of ``--file``). Raises what opening raises."""
         from sqlitestore.database import Database
         from sqlitestore.location import resolve_root
+        from sqlitestore.maintenance.row_types import odd_rows_are_damage
         from sqlitestore.tables import Tables
 
         path = os.path.realpath(resolve_root(self._default if file is None else file))
         if path not in self._opened:
             database = Database(path, create=False, read_only=True)
             self._stack.callback(database.close)
+            self._stack.enter_context(odd_rows_are_damage(database))
             self._opened[path] = Tables(database)
         return self._opened[path]
 

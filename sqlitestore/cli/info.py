@@ -21,14 +21,14 @@ def info(as_json: bool) -> None:
 
     with opened() as storage:
         facts = facts_of(storage.database)
-    answer = {key: value for key, value in facts._asdict().items() if key != "counts"}
-    answer = {"file": answer.pop("path")} | answer
-    counts = facts.counts._asdict()
-    if as_json:
-        output.print_json(answer | {"counts": counts})
-        return
-    kinds: dict[str, output.Kind] = {"created": "time", "file_size": "size", "log_size": "size", "page_size": "size"}
-    kinds |= {"pages": "count", "free_pages": "count"}
-    output.print_facts([output.Column(key, kinds.get(key, "text")) for key in answer], answer)
-    output.print_heading("Counts")
-    output.print_facts([output.Column(key, "count") for key in counts], counts)
+        answer = {key: value for key, value in facts._asdict().items() if key != "counts"}
+        answer = {"file": answer.pop("path")} | answer
+        counts = facts.counts._asdict()
+        if as_json:
+            output.print_json(answer | {"counts": counts})
+            return
+        kinds: dict[str, output.Kind] = {"created": "time"}
+        kinds |= {"file_size": "size", "log_size": "size", "page_size": "size", "pages": "count", "free_pages": "count"}
+        output.print_facts([output.Column(key, kinds.get(key, "text")) for key in answer], answer)
+        output.print_heading("Counts")
+        output.print_facts([output.Column(key, "count") for key in counts], counts)

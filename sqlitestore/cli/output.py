@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Kind = Literal["text", "long", "count", "size", "time"]
 
+LONGEST_CELL = 10_000
+"""[characters] Of a text on a terminal; names have 255 bytes at most, and JSON and a pipe get all of it."""
+
 
 class Column(NamedTuple):
     """A key of the rows as a column. "long" text is cut at the edge of a terminal (never elsewhere)."""
@@ -80,7 +83,7 @@ def print_facts(columns: Sequence[Column], row: Row, title: str = "") -> None:
 
     table = Table.grid(padding=(0, 2))
     if title:
-        table.add_row(Text(clean(title), style="bold"))
+        table.add_row(Text(clean(_cut(title)), style="bold"))
     for column in columns:
         value = _terminal_cell(column.kind, row.get(column.key))
         if column.kind == "size" and (row.get(column.key) or 0) >= 1000:  # noqa: PLR2004
@@ -94,7 +97,7 @@ def print_heading(text: str) -> None:
     if on_terminal():
         from rich.text import Text
 
-        _print_rich(Text("\n" + clean(text), style="bold"))
+        _print_rich(Text("\n" + clean(_cut(text)), style="bold"))
     else:
         click.echo(f"\n# {clean(text)}")
 
@@ -135,7 +138,13 @@ def _terminal_cell(kind: Kind, value: Any) -> str:
         return ""
     if kind == "size":
         return human_size(value)
-    return f"{value:,}" if kind == "count" else clean(value)
+    return f"{value:,}" if kind == "count" else clean(_cut(value))
+
+
+def _cut(value: object) -> str:
+    """Return a text of LONGEST_CELL characters at most; to lay out a forged name of megabytes takes minutes."""
+    text = str(value)
+    return text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}..."
 
 
 _STATES = {"done": "green", "failed": "red", "running": "yellow"}
@@ -149,7 +158,9 @@ def _rich_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> t
 
     cells = [[_terminal_cell(column.kind, row.get(column.key)) for column in columns] for row in rows]
     least = [_least_width(column, [row[index] for row in cells]) for index, column in enumerate(columns)]
-    table = Table(title=Text(clean(title), style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=Text(clean(_cut(title)), style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD
+    )
     for column, width in zip(columns, least, strict=True):
         long = column.kind == "long"
         table.add_column(

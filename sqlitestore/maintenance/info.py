@@ -10,12 +10,12 @@ import apsw
 from sqlitestore.database import Database
 
 SELECT_STORE = "SELECT uuid, kind, created, writer FROM store"
-COUNT_TABLES = """SELECT (SELECT COUNT(*) FROM flow), (SELECT COUNT(*) FROM run WHERE name NOT GLOB '*/*'),
- (SELECT COUNT(*) FROM run WHERE name GLOB '*/*'),
- (SELECT COUNT(*) FROM (SELECT DISTINCT run, step, task FROM attempt)), (SELECT COUNT(*) FROM attempt),
- (SELECT COUNT(*) FROM artifact), (SELECT COUNT(*) FROM task_metadata),
- (SELECT COUNT(*) FROM (SELECT DISTINCT attempt, source, stream FROM log)), (SELECT COUNT(*) FROM data),
- (SELECT COUNT(*) FROM file), (SELECT COUNT(*) FROM blob), (SELECT COUNT(*) FROM chunk)"""
+COUNT_TABLES = """SELECT (SELECT COUNT(1) FROM flow), (SELECT COUNT(1) FROM run WHERE name NOT GLOB '*/*'),
+ (SELECT COUNT(1) FROM run WHERE name GLOB '*/*'),
+ (SELECT COUNT(1) FROM (SELECT DISTINCT run, step, task FROM attempt)), (SELECT COUNT(1) FROM attempt),
+ (SELECT COUNT(1) FROM artifact), (SELECT COUNT(1) FROM task_metadata),
+ (SELECT COUNT(1) FROM (SELECT DISTINCT attempt, source, stream FROM log)), (SELECT COUNT(1) FROM data),
+ (SELECT COUNT(1) FROM file), (SELECT COUNT(1) FROM blob), (SELECT COUNT(1) FROM chunk)"""
 
 
 class Counts(NamedTuple):

@@ -16,7 +16,7 @@ SELECT_RUN_IDS = """SELECT f.name, r.id, r.name FROM flow AS f LEFT JOIN run AS 
 SELECT_TIMES = "SELECT MIN(started), MAX(done) FROM attempt WHERE run = ?"
 # With max() alone, the other columns are those of the row that has it (https://www.sqlite.org/lang_select.html,
 # "Bare columns in an aggregate query"): the latest attempt that started.
-SELECT_STATES = """SELECT COUNT(DISTINCT step), COUNT(*), COALESCE(SUM(done IS NOT NULL AND NOT failed), 0),
+SELECT_STATES = """SELECT COUNT(DISTINCT step), COUNT(1), COALESCE(SUM(done IS NOT NULL AND NOT failed), 0),
  COALESCE(SUM(latest >= 0 AND done IS NULL), 0), COALESCE(SUM(done IS NOT NULL AND failed), 0)
  FROM (SELECT t.step, t.done, t.latest, EXISTS (
      SELECT 1 FROM artifact AS x WHERE x.attempt = t.id AND x.name = ?2 AND x.preview = ?3) AS failed

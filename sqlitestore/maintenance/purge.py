@@ -23,7 +23,7 @@ from sqlitestore.trash import Trash, TrashedRun
 
 IS_THE_SAME = "SELECT 1 FROM trash WHERE run = ? AND trashed = ?"
 MARK = "UPDATE trash SET purging = 1 WHERE run = ?"
-COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempt WHERE run = ?"
+COUNT_ATTEMPTS = "SELECT COUNT(1) FROM attempt WHERE run = ?"
 # What an attempt may free at once: the blobs in rows; those of chunks go later.
 SELECT_ATTEMPTS = f"""SELECT a.id, (SELECT COALESCE(SUM(min(x.size, {INLINE})), 0) FROM artifact AS x
  WHERE x.attempt = a.id) FROM attempt AS a WHERE a.run = ? LIMIT ?"""

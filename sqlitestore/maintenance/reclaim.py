@@ -44,7 +44,7 @@ SELECT_UNNEEDED_CHUNKS = """SELECT c.id, length(c.bytes) FROM chunk AS c WHERE c
   WHERE p.chunk = c.id AND p.blob NOT IN (SELECT value FROM json_each(?1)))"""
 NOTE_CHUNKS = "INSERT INTO garbage(chunk) SELECT DISTINCT chunk FROM blob_chunk WHERE blob = ? ON CONFLICT DO NOTHING"
 DELETE_BLOB = "DELETE FROM blob WHERE id = ?"
-COUNT_GARBAGE = "SELECT COUNT(*) FROM garbage"
+COUNT_GARBAGE = "SELECT COUNT(1) FROM garbage"
 SELECT_GARBAGE = """SELECT g.chunk, COALESCE(length(c.bytes), 0) FROM garbage AS g
  LEFT JOIN chunk AS c ON c.id = g.chunk ORDER BY g.chunk LIMIT ?"""
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"

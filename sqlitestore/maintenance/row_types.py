@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import apsw
+
 from sqlitestore import schema
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
 
-ODD = (TypeError, AttributeError, ValueError, LookupError, OverflowError)
-"""What Python raises for a value that is none of those that it should be."""
+ODD = (TypeError, AttributeError, ValueError, LookupError, OverflowError, apsw.ConstraintError)
+"""What Python raises for a value that is none of those that it should be, and SQLite where it is to be copied."""
 
 COLUMNS = "SELECT name, type, \"notnull\" FROM pragma_table_info(?) WHERE type != ''"
 OTHER_TYPES = "SELECT 1 FROM {} WHERE {} LIMIT 1"

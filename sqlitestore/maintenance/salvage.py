@@ -34,7 +34,7 @@ from sqlitestore.sqlite_errors import translated
 
 UPDATE_STORE = "UPDATE store SET uuid = ?, created = ?"
 SET_SEQUENCE = "INSERT INTO sqlite_sequence(name, seq) VALUES ('chunk', ?)"
-COUNT_FLOWS_OF_ONE_KIND = """SELECT COUNT(*) FROM (
+COUNT_FLOWS_OF_ONE_KIND = """SELECT COUNT(1) FROM (
  SELECT c0, c1 FROM flow WHERE rank < 2 GROUP BY c0, c1 HAVING COUNT(DISTINCT rank) = 1)"""
 """Flows that only the table has, or only its index (see ``carving.ATTACHED``)."""
 DELETE_SEQUENCE = "DELETE FROM sqlite_sequence"
@@ -42,7 +42,7 @@ LARGEST_CHUNK = "SELECT COALESCE(MAX(id), 0) FROM chunk"
 DELETE_UNNEEDED_BLOB = """DELETE FROM blob WHERE key = ?1 AND id NOT IN (SELECT blob FROM artifact
  UNION SELECT blob FROM log UNION SELECT blob FROM data UNION SELECT blob FROM file
  UNION SELECT blob FROM trashed_file)"""
-COUNT_BLOBS = "SELECT COUNT(*), COALESCE(SUM(size), 0), (SELECT COUNT(*) FROM chunk) FROM blob"
+COUNT_BLOBS = "SELECT COUNT(1), COALESCE(SUM(size), 0), (SELECT COUNT(1) FROM chunk) FROM blob"
 DELETE_LISTS = "DELETE FROM blob_chunk WHERE blob NOT IN (SELECT id FROM blob)"
 DELETE_LOOSE_CHUNKS = "DELETE FROM chunk WHERE id NOT IN (SELECT chunk FROM blob_chunk)"
 

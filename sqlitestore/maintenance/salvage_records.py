@@ -64,7 +64,7 @@ class RecordSalvage:
                 if proven.trashed is not None:
                     when = proven.trashed if 0 <= proven.trashed < float("inf") else 0.0
                     self._out.execute(INSERT_TRASH, (run, proven.run, when, int(bool(proven.purging))))
-            self._findings.count("flows", self._out.execute("SELECT COUNT(*) FROM flow").get)
+            self._findings.count("flows", self._out.execute("SELECT COUNT(1) FROM flow").get)
 
     def _flow(self, name: str) -> int:
         self._out.execute(INSERT_FLOW, (name,))

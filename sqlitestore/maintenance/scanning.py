@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import apsw
-
 from sqlitestore.database import Database
 from sqlitestore.errors import DataException
 from sqlitestore.maintenance.verification import Findings
@@ -115,17 +113,3 @@ def ids_in_index(database: Database, table: str, findings: Findings) -> list[int
     except DataException as error:
         findings.unreadable(f"{table} (its index)", error)
     return sorted(ids)
-
-
-def interruptible(connection: apsw.Connection) -> None:
-    """Let Ctrl-C end a statement that lasts: Python sees a signal only when its own code runs."""
-    connection.set_progress_handler(_go_on, 1000)
-
-
-def uninterruptible(connection: apsw.Connection) -> None:
-    """Take back what ``interruptible`` did."""
-    connection.set_progress_handler(None)
-
-
-def _go_on() -> bool:
-    return False

@@ -24,7 +24,7 @@ from sqlitestore.pragmas import size_of_file, size_of_free_pages
 from sqlitestore.progress import SILENT, Progress
 from sqlitestore.schema import RUNS_COME_AND_GO
 
-COUNT_WORK = "SELECT (SELECT COUNT(*) FROM blob) + (SELECT COUNT(*) FROM chunk)"
+COUNT_WORK = "SELECT (SELECT COUNT(1) FROM blob) + (SELECT COUNT(1) FROM chunk)"
 SELECT_OF_RUNS = """SELECT r.id, f.name, COALESCE(t.name, r.name), t.run IS NOT NULL FROM run AS r
  JOIN flow AS f ON f.id = r.flow LEFT JOIN trash AS t ON t.run = r.id ORDER BY f.name, r.id"""
 SELECT_OF_RUNS_BEFORE_FORMAT_3 = """SELECT r.id, f.name, r.name, 0 FROM run AS r

@@ -19,7 +19,6 @@ import apsw
 from sqlitestore import schema
 from sqlitestore.database import Database
 from sqlitestore.errors import DataException, StoreBusy, StoreMissing
-from sqlitestore.maintenance.scanning import interruptible, uninterruptible
 from sqlitestore.maintenance.verification import Findings, Verification, reason
 from sqlitestore.maintenance.verify_attempts import AttemptCheck
 from sqlitestore.maintenance.verify_content import ContentCheck
@@ -60,7 +59,7 @@ NUMBERS = {
     "registered_metadata": "ts_epoch < 0 OR position < 0",
     "registered_artifact": "ts_epoch < 0 OR attempt < 0",
 }
-COUNT_NEGATIVE = "SELECT COUNT(*) FROM {} WHERE {}"
+COUNT_NEGATIVE = "SELECT COUNT(1) FROM {} WHERE {}"
 
 
 def verify(store: Any, *, quick: bool = False, progress: Progress = SILENT) -> Verification:
@@ -198,15 +197,11 @@ def _check_store(database: Database, findings: Findings) -> None:
 
 
 def _rows(database: Database, statement: str, findings: Findings, table: str) -> list[Any]:
-    """Return the rows of a statement that may last, up to where the table can be read; Ctrl-C ends it."""
+    """Return the rows of a statement that may last, up to where the table can be read."""
     rows: list[Any] = []
     try:
         with database.read() as connection:
-            interruptible(connection)
-            try:
-                _gather(connection, statement, rows)
-            finally:
-                uninterruptible(connection)
+            _gather(connection, statement, rows)
     except DataException as error:
         if isinstance(error.__cause__, apsw.CorruptError):
             findings.unreadable(table, error)

@@ -14,7 +14,6 @@ import apsw
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException, InvalidName, InvalidType
 from sqlitestore.maintenance.records import is_digest, is_map
-from sqlitestore.maintenance.scanning import interruptible, uninterruptible
 from sqlitestore.maintenance.verification import Findings, pathspec_of, reason
 from sqlitestore.model import check_name
 from sqlitestore.progress import Progress
@@ -28,7 +27,7 @@ NAMES_WITHOUT_TRASH = NAMES.replace(" LEFT JOIN trash AS t ON t.run = r.id", "")
 REAL_NAME = "COALESCE(t.name, r.name)"
 """Of a run: that in the trash has another in its row. With NAMES only."""
 
-COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempt"
+COUNT_ATTEMPTS = "SELECT COUNT(1) FROM attempt"
 SELECT_ATTEMPTS = """SELECT a.id, f.name, {0}, a.step, a.task, a.number, a.started, a.done, a.python,
  a.artifacts_digest, a.digest FROM (SELECT * FROM attempt WHERE id > ? ORDER BY id LIMIT ?) AS a {1} ORDER BY a.id"""
 SELECT_ARTIFACTS = """SELECT x.attempt, x.position, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info,
@@ -243,11 +242,7 @@ class AttemptCheck:
 
 def _collect(connection: apsw.Connection, rows: list[Any]) -> None:
     """Append what the index has, up to where it can be read."""
-    interruptible(connection)
-    try:
-        rows.extend(connection.execute(SELECT_FROM_INDEX))
-    finally:
-        uninterruptible(connection)
+    rows.extend(connection.execute(SELECT_FROM_INDEX))
 
 
 def check_legal(findings: Findings, kind: str, what: str, name: Any, place: dict[str, Any]) -> None:

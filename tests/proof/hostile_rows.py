@@ -184,7 +184,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
 JSONS = {
     "nested": DEEP, "nested objects": '{"a":' * 100_000 + "1" + "}" * 100_000, "a huge number": "9" * 100_000,
     "a huge exponent": "1e999999999", "a key twice": '{"a": 1, "a": "\\u001b[2J"}', "NaN": "[NaN, Infinity, -Infinity]",
-    "surrogate": '"\\ud800\\u001b[2J"', "none": "{", "an object": '{"sha": ["x"], "ds_type": 5}', "a list": "[1, [2]]",
+    "surrogate": '"\\ud800\\u001b[2J"', "a key with a surrogate": '{"sha": "\\ud800", "ds_type": "\\udfff"}',
+    "a document with a surrogate": '"{\\"sha\\": \\"\\\\ud800\\"}"', "none": "{",
+    "an object": '{"sha": ["x"], "ds_type": 5}', "a list": "[1, [2]]",
     "controls": '["\\u001b]0;x\\u0007", "\\n"]', "many": "[" + "1," * 10**6 + "1]",
 }  # fmt: skip
 PACKED: dict[str, Maker] = {

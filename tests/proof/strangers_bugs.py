@@ -9,10 +9,11 @@ from typing import Any
 
 import msgpack
 
-from sqlitestore import beside, codecs, database, preview, schema
+from sqlitestore import beside, codecs, database, preview, repetition, schema
 from sqlitestore.archive import diff
 from sqlitestore.cli import text
 from sqlitestore.errors import Damaged
+from sqlitestore.maintenance import row_types
 from sqlitestore.task_datastore import TaskDataStore
 
 
@@ -78,6 +79,14 @@ def _opens_whatever_lies_beside() -> None:
     _everywhere(beside.check_beside, lambda _: None)
 
 
+def _follows_trees_for_ever() -> None:
+    _everywhere(repetition.watch_for_repetition, lambda *_: None)
+
+
+def _takes_every_value_for_ours() -> None:
+    row_types.ODD = ()
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "trusts the file": _trusts_the_file,
     "takes any schema": _takes_any_schema,
@@ -87,4 +96,6 @@ BUGS: dict[str, Callable[[], None]] = {
     "prints names raw": _prints_names_raw,
     "unpickles to compare": _unpickles_to_compare,
     "opens whatever lies beside": _opens_whatever_lies_beside,
+    "follows trees for ever": _follows_trees_for_ever,
+    "takes every value for ours": _takes_every_value_for_ours,
 }

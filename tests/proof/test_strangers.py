@@ -20,6 +20,8 @@ CAUGHT_BY = {
     "prints names raw": ("attempt.step escape", "ls run", "control character"),
     "unpickles to compare": ("statistics", "API: diff", "find_class"),
     "opens whatever lies beside": ("journal that names another file", "ls", "not refused"),
+    "follows trees for ever": ("tree of trash that repeats itself, 2 deep", "restore", "MiB of memory"),
+    "takes every value for ours": ("artifact.serializer_info 2**62", "import", "a traceback"),
 }
 
 
