@@ -12,7 +12,8 @@ from typing import Any
 import apsw
 import pytest
 from helpers_store import FLOW, incompressible
-from proof_io_errors import prove, prove_every_call
+from io_workloads import WORKLOADS
+from proof_io_errors import every_case, make_reference, prove, prove_every_call, small_limits
 from xxhash import xxh3_128
 
 from sqlitestore import DataException, FlowDataStore, SQLiteStorage, new_file
@@ -30,6 +31,16 @@ def test_calls_fail_and_nothing_is_lost(tmp_path: Path) -> None:
     assert figures["clear errors"] > SAMPLE / 3
     assert figures["successes"] > SAMPLE / 10
     assert sum(f"of {name!r}" in figures for name in FAILURES) >= 12
+
+
+def test_the_slices_of_the_long_run_are_every_call_once(tmp_path: Path) -> None:
+    """Whatever a failure fits is in one of them, whichever process works it out."""
+    with small_limits():
+        references = {name: make_reference(WORKLOADS[name], str(tmp_path)) for name in ("tags", "trust")}
+    cases = list(every_case(references))
+    assert len(cases) == len(set(cases)) > 200
+    for name, reference in references.items():
+        assert {case.at for case in cases if case.workload == name} == set(range(len(reference.calls)))
 
 
 # Content that is cut off
