@@ -188,7 +188,9 @@ class Registrations:
 
     def _run(self, flow: str, row: tuple[Any, ...]) -> RegisteredRun:
         name, user, ts_epoch, tags, system_tags, task_ids, digest = row
-        if digest_of(flow, name, user, ts_epoch, tags, system_tags, task_ids) != digest:
+        if digest_of(flow, name, user, ts_epoch, tags, system_tags, task_ids) != digest or not _are_ours(
+            ts_epoch, user, name
+        ):
             raise self._damaged("run", f"{flow}/{name}")
         what = f"The tags of run {flow}/{name} in {self._database.path}"
         return RegisteredRun(name, user, ts_epoch, loaded_texts(tags, what), loaded_texts(system_tags, what), task_ids)
@@ -228,7 +230,7 @@ class Registrations:
         statement, bindings = (SELECT_STEPS, (flow, run)) if step is None else (SELECT_STEP, (flow, run, step))
         steps = []
         for name, user, ts_epoch, digest in self._query(statement, bindings):
-            if digest_of(flow, run, name, user, ts_epoch) != digest:
+            if digest_of(flow, run, name, user, ts_epoch) != digest or not _are_ours(ts_epoch, user, name):
                 raise self._damaged("step", f"{flow}/{run}/{name}")
             steps.append(RegisteredTask(name, "", user, ts_epoch))
         return steps
@@ -238,10 +240,11 @@ class Registrations:
         bindings = tuple(name for name in (flow, run, step, task) if name is not None)
         statement = {2: SELECT_TASKS, 3: SELECT_TASKS_OF_STEP, 4: SELECT_TASK}[len(bindings)]
         tasks = []
-        for *fields, digest in self._query(statement, bindings):
-            if digest_of(flow, run, *fields) != digest:
-                raise self._damaged("task", f"{flow}/{run}/{fields[0]}/{fields[1]}")
-            tasks.append(RegisteredTask(*fields))
+        for name, task_name, user, ts_epoch, digest in self._query(statement, bindings):
+            found = RegisteredTask(name, task_name, user, ts_epoch)
+            if digest_of(flow, run, *found) != digest or not _are_ours(ts_epoch, user, name, task_name):
+                raise self._damaged("task", f"{flow}/{run}/{name}/{task_name}")
+            tasks.append(found)
         return tasks
 
     # Metadata and artifacts
@@ -274,7 +277,8 @@ class Registrations:
 
     def _metadata(self, flow: str, run: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[RegisteredMetadatum]:
         for step, task, position, field, value, kind, tags, user, ts_epoch, digest in rows:
-            if digest_of(flow, run, step, task, position, field, value, kind, tags, user, ts_epoch) != digest:
+            found = digest_of(flow, run, step, task, position, field, value, kind, tags, user, ts_epoch)
+            if found != digest or not _are_ours(ts_epoch, user, step, task, field):
                 raise self._damaged(f"metadatum {field!r} of task", f"{flow}/{run}/{step}/{task}")
             what = f"Metadatum {field!r} of task {flow}/{run}/{step}/{task} in {self._database.path}"
             try:
@@ -360,6 +364,12 @@ def unregistered_run(run: str, attempts: Iterable[Attempt]) -> RegisteredRun | N
 
 
 @lru_cache(1000)
+def _are_ours(ts_epoch: object, user: object, *names: object) -> bool:
+    """Whether values of a row are of our types: whoever forges a row can sign it, too."""
+    texts = names if user is None else (user, *names)
+    return type(ts_epoch) is int and all(isinstance(text, str) for text in texts)
+
+
 def _tags(text: str) -> tuple[str, ...]:
     """Return the tags in a JSON array: few different ones come again and again."""
     loaded_texts(text, "its list of tags")

@@ -28,9 +28,7 @@ def trust(pathspecs: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     from sqlitestore.cli.text import clean
 
     with opened() as storage:
-        runs = plan_trust(storage, pathspecs)
-        if not dry_run:
-            trust_runs(storage, [each.pathspec for each in runs])
+        runs = (plan_trust if dry_run else trust_runs)(storage, pathspecs)
     rows = [{"run": each.pathspec, "origin": each.origin} for each in runs]
     if as_json:
         output.print_json({"trusted": not dry_run, "runs": rows})

@@ -74,7 +74,7 @@ class AttemptSalvage:
         rows = self._staging.find("attempt", attempt)
         for _, _, run, step, task, number, started, done, python, artifacts_digest, digest in rows:
             of = (step, task, number)
-            if digest is None or attempt <= 0:
+            if digest is None or attempt <= 0 or not _is_attempt(number, started, done, python):
                 continue
             name = self._names.verified(run, digest, *of, started, done, python, artifacts_digest)
             if name is None or not is_legal(*of[:2]) or self._is_there(run, of):
@@ -234,5 +234,17 @@ def _choices(rows: Sequence[Fields]) -> Iterator[list[Fields]]:
 
 
 def _is_sane(field: Fields) -> bool:
-    name, key, _, _, _, info, preview = field
-    return is_legal(name) and key is not None and is_map(info) and is_map(preview)
+    """Whether an artifact's row has values that ours have: whoever forges a row can sign it, too."""
+    name, key, size, kind, encoding, info, preview = field
+    fits = _is_count(size) and isinstance(kind, str) and isinstance(encoding, str)
+    return is_legal(name) and key is not None and fits and is_map(info) and is_map(preview)
+
+
+def _is_attempt(number: Any, started: Any, done: Any, python: Any) -> bool:
+    """Whether an attempt's row has values that ours have."""
+    times = {type(started), type(done)} <= {float, type(None)}
+    return _is_count(number) and times and (python is None or isinstance(python, str))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
