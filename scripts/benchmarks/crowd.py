@@ -20,7 +20,7 @@ def crowd(call: Call, kind: str) -> Costs:
     """Write an array each, or many small tasks each."""
     call.warm()
     call.open().close()  # it is made before they come
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("fork")  # of a process that has all modules, and nothing open
     ready = context.Barrier(call.scale.processes)
     times = context.SimpleQueue()
     arguments = (call.peer, call.place, call.scale, kind, ready, times)

@@ -41,7 +41,7 @@ STORES = tuple(peer for peer in PEERS if peer not in {JOURNAL, PLAIN})
 SAVERS = tuple(peer for peer in PEERS if peer != JOURNAL)
 
 
-def _object(kind: str, peers: tuple[str, ...], *, again: bool, few_rounds: bool = False) -> Group:
+def _object(kind: str, peers: tuple[str, ...], *, again: bool) -> Group:
     """Return the steps of one large artifact; ``again`` also saves it a second time, changed and longer."""
     steps = [
         Step("save", partial(workloads.save_object, kind=kind)),
@@ -52,12 +52,12 @@ def _object(kind: str, peers: tuple[str, ...], *, again: bool, few_rounds: bool 
             Step(task, partial(workloads.save_object, kind=kind, task=task), only=STORES)
             for task in ("again", "changed", "appended")
         ]
-    return Group(kind, peers, tuple(steps), few_rounds=few_rounds)
+    return Group(kind, peers, tuple(steps))
 
 
 GROUPS = (
     _object("noise", ALL, again=True),
-    _object("large noise", ALL, again=False, few_rounds=True),
+    _object("large noise", ALL, again=False),
     _object("integers", STORES, again=True),
     _object("frame", STORES, again=False),
     Group(

@@ -24,6 +24,7 @@ PRELOADED = [
     "metaflow.datastore",
     "metaflow.plugins.datastores.local_storage",
     "sqlitestore.api",
+    "benchmarks.frozen",
 ]
 """What the server has imported that forks the processes, so that each starts in milliseconds and none imports more."""
 

@@ -56,7 +56,7 @@ def line_of(row: Row, measured: Measured) -> Line | None:
         row.group, row.step, row.cost, row.label, row.unit, row.ours, len(known[row.ours]), figures, ratios,
         disk=_median(costs[row.ours], "added"), peak=_median(costs[row.ours], "peak"),
         bar=asdict(row.bar) if row.bar else None, met=_met(row.bar, figures[row.ours], ratios),
-        behind={peer: _why(row, peer) for peer in USERS if ratios.get(peer, 1) < 1 and row.cost != "peak"},
+        behind={peer: _why(row) for peer in USERS if ratios.get(peer, 1) < 1 and row.cost != "peak"},
         cannot={peer: why for (group, peer), why in measured.cannot.items() if group == row.group},
         costs=known,
     )  # fmt: skip
@@ -88,8 +88,8 @@ def _met(bar: Bar | None, figure: float, ratios: dict[str, float]) -> bool | Non
     return None if bar.peer not in ratios or bar.ratio is None else ratios[bar.peer] >= bar.ratio
 
 
-def _why(row: Row, peer: str) -> str:
-    return WHY.get((row.group, row.step, row.cost, peer)) or WHY.get((row.group, row.step, row.cost)) or ""
+def _why(row: Row) -> str:
+    return WHY.get((row.group, row.step, row.cost), "")
 
 
 def text_of(lines: list[Line]) -> str:
@@ -121,7 +121,7 @@ def _behind(line: Line) -> str:
     """Return who is ahead of us in a line, and why."""
     who = ", ".join(f"{peer} ({line.ratios[peer]:.2f})" for peer in line.behind)
     why = " ".join(sorted(set(line.behind.values()))).strip()
-    return f"  behind {who}: {line.label}. {why or 'The reason is not known yet.'}"
+    return f"  behind {who}: {line.label}. {why or 'See BENCHMARKS.md.'}"
 
 
 def _cells(line: Line) -> list[str]:

@@ -37,14 +37,14 @@ SCALES = {
     scale.name: scale
     for scale in (
         Scale(
-            "tiny", 1, 1, noise=MB, large_noise=2 * MB, integers=MB, frame=MB // 2, tasks=20, blobs=50, crowd_bytes=MB,
+            "tiny", 1, 1, noise=MB, large_noise=2 * MB, integers=MB, frame=MB // 2, tasks=10, blobs=20, crowd_bytes=MB,
             crowd_tasks=5, run_tasks=10, few_runs=1, many_runs=3, small_file=MB, large_file=2 * MB,
             client_tasks=20, client_loaded=10, processes=2,
         ),
         Scale(
-            "quick", 3, 1, noise=20 * MB, large_noise=100 * MB, integers=12 * MB, frame=12 * MB, tasks=500, blobs=2000,
-            crowd_bytes=5 * MB, crowd_tasks=50, run_tasks=100, few_runs=5, many_runs=50, small_file=10 * MB,
-            large_file=500 * MB, client_tasks=1000, client_loaded=100,
+            "quick", 3, 1, noise=20 * MB, large_noise=60 * MB, integers=8 * MB, frame=8 * MB, tasks=200, blobs=500,
+            crowd_bytes=4 * MB, crowd_tasks=20, run_tasks=100, few_runs=5, many_runs=50, small_file=10 * MB,
+            large_file=500 * MB, client_tasks=500, client_loaded=100,
         ),
         Scale(
             "full", 5, 3, noise=100 * MB, large_noise=1000 * MB, integers=48 * MB, frame=48 * MB, tasks=10_000,

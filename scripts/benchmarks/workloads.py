@@ -1,13 +1,12 @@
 """The work itself. Each function does one step of a workload with one store, in a process of its own.
 
 It returns costs by name: ``seconds`` until ``done()`` or the load returned, ``closed`` until the store is closed as
-well (opening it belongs to that), ``peak`` memory beyond the object [bytes], ``disk`` of the store [bytes], of which the
-step ``added`` some; and the ``amount`` of work. What comes back is checked: a fast wrong answer is none.
+well (opening it belongs to that), ``peak`` memory beyond the object [bytes], ``disk`` of the store [bytes], of which
+the step ``added`` some; and the ``amount`` of work. What comes back is checked: a fast wrong answer is none.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import pickle
 import tempfile
@@ -53,8 +52,6 @@ class Call:
             peer.save_task("warm", {"value": np.arange(50_000.0)})
             [found] = peer.find(["warm"])
             peer.value(found, "value")
-        gc.collect()
-        gc.freeze()  # what was imported is not looked at again
 
 
 def check(right: bool, what: str) -> None:
