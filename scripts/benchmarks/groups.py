@@ -34,6 +34,8 @@ class Group:
     steps: tuple[Step, ...]
     prepare: Callable[[Call], Any] | None = None
     few_rounds: bool = False
+    only_full: bool = False
+    """Too slow for a quick run, unless it is named."""
 
 
 ALL = tuple(PEERS)
@@ -90,7 +92,7 @@ GROUPS = (
         prepare=growth.fill_with_bytes,
     ),
     Group("client", (OURS, METAFLOW), (Step("ask", metaflow_runs.ask_client),), prepare=metaflow_runs.fill),
-    Group("flights", (OURS, METAFLOW), (Step("run", metaflow_runs.run_flights),), few_rounds=True),
+    Group("flights", (OURS, METAFLOW), (Step("run", metaflow_runs.run_flights),), few_rounds=True, only_full=True),
     Group("startup", (OURS,), (Step("start", startup.start),)),
 )
 NAMES = tuple(group.name.replace(" ", "-") for group in GROUPS)

@@ -42,7 +42,7 @@ SCALES = {
             client_tasks=20, client_loaded=10, processes=2,
         ),
         Scale(
-            "quick", 3, 1, noise=20 * MB, large_noise=60 * MB, integers=8 * MB, frame=8 * MB, tasks=200, blobs=500,
+            "quick", 3, 1, noise=20 * MB, large_noise=60 * MB, integers=8 * MB, frame=8 * MB, tasks=150, blobs=300,
             crowd_bytes=4 * MB, crowd_tasks=20, run_tasks=100, few_runs=5, many_runs=50, small_file=10 * MB,
             large_file=500 * MB, client_tasks=500, client_loaded=100,
         ),

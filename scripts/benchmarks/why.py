@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 LARGE = (
-    "Every byte is hashed and goes into the file twice, by way of the log; a file of one's own is written once, "
-    "without a check."
+    "Every byte is hashed, tried to compress, and with a log written twice (there, then into the file); a file of "
+    "one's own is written once."
 )
 READ = "Every byte is hashed before it is returned, and decompressed if that had paid; the others return what is there."
 SMALL = (
