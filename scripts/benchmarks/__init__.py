@@ -1,0 +1,1 @@
+"""Measures sqlitestore against Metaflow's local datastore and what a user would write instead; see BENCHMARKS.md."""
