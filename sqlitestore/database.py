@@ -238,7 +238,12 @@ class Database:
     def _transaction(self, handle: Handle, begin: str, commit: str, rollback: str) -> Iterator[None]:
         connection = handle.connection
         try:
-            connection.execute(begin)
+            try:
+                connection.execute(begin)
+            except BaseException:
+                if not handle.depth:  # where the disk fails, a transaction may have begun all the same
+                    self._roll_back(handle, rollback)
+                raise
             handle.depth += 1
             try:
                 yield

@@ -43,6 +43,11 @@ def test_the_slices_of_the_long_run_are_every_call_once(tmp_path: Path) -> None:
         assert {case.at for case in cases if case.workload == name} == set(range(len(reference.calls)))
 
 
+def test_a_transaction_that_could_not_begin_is_not_left_open(tmp_path: Path) -> None:
+    """SQLite may report an error of BEGIN IMMEDIATE and have begun; the next would be a transaction within it."""
+    assert prove_every_call("import, journal", "I/O error that lasts", str(tmp_path), "xUnlock") > 5
+
+
 # Content that is cut off
 
 
