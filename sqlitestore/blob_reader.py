@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +14,7 @@ from typing import Any, Self
 from xxhash import xxh3_128_digest
 
 from sqlitestore import codecs
+from sqlitestore.background import in_order
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
 
@@ -20,6 +24,12 @@ MAX_CHUNK = 16 * 2**20
 MAX_INLINE = 2**20
 """[bytes] Format limit of a blob that sits in its row."""
 
+LARGE = 4 * 2**20
+"""[bytes] What is read at once from here on is read by several threads."""
+
+CHUNKS_AHEAD = 4
+
+SELECT_SIZES = "SELECT c.size FROM json_each(?) AS asked LEFT JOIN chunk AS c ON c.id = asked.value"
 SELECT_CHUNK_BY_ID = "SELECT size, codec, bytes, digest FROM chunk WHERE id = ?"
 IS_MADE_OF = "SELECT 1 FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ? AND c.chunk = ? LIMIT 1"
 
@@ -67,6 +77,8 @@ class ChunkedReader:
         """Fill ``buffer``, or as much of it as there is left; return how much [bytes]."""
         target = memoryview(buffer).cast("B")
         done, wanted = 0, target.nbytes
+        if wanted >= LARGE and not self._view.nbytes:
+            done = self._read_together(target)
         while done < wanted and self._fill():
             some = min(wanted - done, self._view.nbytes)
             target[done : done + some] = self._view[:some]
@@ -109,6 +121,38 @@ class ChunkedReader:
             self._view = memoryview(data)
         return True
 
+    def _read_together(self, target: memoryview) -> int:
+        """Fill ``target`` with the chunks that fit in as a whole, read by several threads; return how much [bytes].
+
+        Not inside a transaction, whose snapshot the other threads do not see.
+        """
+        if self._database.is_in_transaction:
+            return 0
+        places: list[tuple[int, memoryview]] = []
+        end = 0
+        ids = self._chunks[self._next :]
+        for chunk_id, (size,) in zip(ids, self._database.query(SELECT_SIZES, (json.dumps(ids.tolist()),)), strict=True):
+            if not isinstance(size, int) or size <= 0 or end + size > target.nbytes:
+                break  # ``_fill`` says what is wrong with it
+            places.append((chunk_id, target[end : end + size]))
+            end += size
+        with closing(in_order(self._read_to, places, CHUNKS_AHEAD)) as filled:
+            for place in filled:
+                self._next += 1
+                self._took(place)
+        return end
+
+    def _read_to(self, place: tuple[int, memoryview]) -> memoryview:
+        """Read a chunk to where it belongs."""
+        chunk_id, target = place
+        data, _, _ = self._decoded(chunk_id)
+        if len(data) != target.nbytes:
+            raise self._damaged(f"chunk {chunk_id} has {len(data)} bytes now")
+        # As ``target[:] = data``, but the other threads can work meanwhile: most of the time goes into new pages. (The
+        # unpickler's buffer is not kept alive by views of it, so nobody may be at work here after an error.)
+        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(target)), data, len(data))
+        return target
+
     def encoded_chunks(self) -> Iterator[tuple[bytes, int, bytes]]:
         """Yield each chunk, checked, with its codec and its bytes as stored; instead of reading."""
         for chunk_id in self._chunks[self._next :]:
@@ -117,7 +161,7 @@ class ChunkedReader:
             self._took(data)
             yield data, codec, stored
 
-    def _took(self, data: bytes) -> None:
+    def _took(self, data: bytes | memoryview) -> None:
         self._hasher.update(data)
         self._delivered += len(data)
         if not isinstance(self.size, int) or self._delivered > self.size:

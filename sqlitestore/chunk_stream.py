@@ -8,13 +8,16 @@ transaction: ChunkVanished, and the payload is put again.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import apsw
 from xxhash import xxh3_128_digest
 
 from sqlitestore import codecs
+from sqlitestore.background import begin
 from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
 from sqlitestore.crash_points import crash_point
@@ -23,15 +26,21 @@ from sqlitestore.errors import Damaged, DataException
 from sqlitestore.holds import ON_ITS_WAY, hold, hold_at_least_once, release
 from sqlitestore.model import Buffer
 
-BATCH = 16 * 2**20
-"""[bytes] Of encoded data that one transaction writes: what bounds both memory and how long others wait."""
+BATCH = 8 * 2**20
+"""[bytes] Of content that one transaction writes: what bounds both memory and how long others wait."""
+
+LARGE = 4 * 2**20
+"""[bytes] What comes after these of a blob is compressed, and decoded to be compared, by other threads. Noise is not,
+nor is anything cut, copied or hashed there: Python's lock ate what that gained."""
+
+BEHIND = 8
+"""Chunks that may still be compared while the next are found."""
 
 INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
 SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
 INSERT_CHUNK_OF = "INSERT INTO blob_chunk(blob, position, chunk) VALUES (?, ?, ?)"
 DELETE_CHUNK = "DELETE FROM chunk WHERE id = ? AND NOT EXISTS (SELECT 1 FROM blob_chunk WHERE chunk = ?1)"
-
 
 Root: TypeAlias = Callable[[apsw.Connection, bytes], object]
 """What refers to a blob, by its key, in the transaction that stores it."""
@@ -51,8 +60,10 @@ class ChunkStream:
         self._chunker = Chunker()
         self._order = array("q")  # chunk ids; 0 where the chunk still waits
         self._waiting: dict[bytes, tuple[bytes, list[int]]] = {}
-        self._rows: list[tuple[bytes, int, int, Buffer]] = []
+        self._rows: list[tuple[bytes, int, Callable[[], tuple[int, Buffer]]]] = []
         self._bytes = 0
+        self._size = 0
+        self._comparing: deque[Callable[[], None]] = deque()
         self._inserted: list[int] = []
         self._is_announced = False
 
@@ -81,6 +92,7 @@ class ChunkStream:
         data = bytes(view)
         self._hasher.update(data)
         digest = xxh3_128_digest(data)
+        self._size += len(data)
         if digest in self._waiting:
             waiting, positions = self._waiting[digest]
             check_equal(digest, waiting, data)
@@ -91,32 +103,49 @@ class ChunkStream:
         if known:
             self._order.append(known)
             return
-        codec, stored = encoded or codecs.encode(data)
         self._waiting[digest] = data, [len(self._order)]
-        self._rows.append((digest, len(data), codec, stored))
+        self._rows.append((digest, len(data), (lambda: encoded) if encoded else self._encoding(data)))
         self._order.append(0)
-        self._bytes += len(data) + (0 if stored is data else memoryview(stored).nbytes)
+        self._bytes += len(data)
         if self._bytes >= BATCH:
             self._flush()
 
+    def _encoding(self, data: bytes) -> Callable[[], tuple[int, Buffer]]:
+        """Return what gives codec and bytes to store. What lasts begins now, in another thread."""
+        if self._size <= LARGE:
+            return partial(codecs.encode, data)
+        if not codecs.seems_compressible(data):
+            return lambda: (codecs.RAW, data)
+        return begin(partial(codecs.encode, data)).result
+
     def _find(self, digest: bytes, data: bytes) -> int:
-        """Return the id of the equal chunk in the store, 0 if there is none."""
+        """Return the id of the chunk in the store, 0 if there is none. This or ``_compared`` raises if it differs."""
         for chunk_id, size, codec, stored in self._database.query(SELECT_CHUNK, (digest,)):
-            if size != len(data):
-                raise collision(digest)
-            check_equal(digest, codecs.decode(codec, stored, size), data)
+            comparison = partial(compare, digest, data, size, codec, stored)
+            if self._size <= LARGE or codec == codecs.RAW:
+                comparison()
+            else:
+                self._comparing.append(begin(comparison).result)
+                self._compared(BEHIND)
             return int(chunk_id)
         return 0
 
+    def _compared(self, but: int = 0) -> None:
+        """Wait for all comparisons but so many. Raises Damaged if one found other bytes."""
+        while len(self._comparing) > but:
+            self._comparing.popleft()()
+
     def _flush(self) -> None:
+        self._compared()
         if not self._rows:
             return
+        rows = [(digest, size, *encoding()) for digest, size, encoding in self._rows]
         found: dict[bytes, int] = {}
         inserted = []
         with self._database.write() as connection:
             self._announce(connection)
             crash_point("chunks-announced")
-            for row in self._rows:
+            for row in rows:
                 connection.execute(INSERT_CHUNK, row)
                 if connection.changes():
                     found[row[0]] = connection.last_insert_rowid()
@@ -130,6 +159,7 @@ class ChunkStream:
                 raise ChunkVanished
             for position in positions:
                 self._order[position] = chunk_id
+        self._compared()
         self._waiting, self._rows, self._bytes = {}, [], 0
 
     def _announce(self, connection: apsw.Connection) -> None:
@@ -191,6 +221,13 @@ class ChunkStream:
             with self._database.write() as connection:
                 connection.executemany(DELETE_CHUNK, ((chunk,) for chunk in inserted[start : start + 1000]))
             crash_point("undo-chunks-deleted")
+
+
+def compare(digest: bytes, data: bytes, size: Any, codec: Any, stored: Any) -> None:
+    """Raise Damaged if a row of ``chunk`` does not hold ``data``, which has its digest."""
+    if size != len(data):
+        raise collision(digest)
+    check_equal(digest, codecs.decode(codec, stored, size), data)
 
 
 def check_equal(digest: bytes, stored: bytes, data: bytes) -> None:

@@ -19,14 +19,15 @@ else:
 
 RAW, ZSTD = 0, 1
 
-LEVEL = 3
-"""zstd's own default."""
+LEVEL = 1
+"""Of 256 KiB each of int64 below 1000, a random walk, a CSV of flights, JSON, and source code, level 1 leaves 20, 37,
+27, 20, and 30 %, level 3 (zstd's default) 24, 38, 27, 22, and 28 %, and takes 1.2 to 1.6 times as long."""
 
 SMALLEST = 256
 """[bytes] Below this the frame's header eats what a small value could save."""
 
 SAMPLE = 16 * 1024
-"""[bytes] Of a large chunk that are tried first: 16 KiB tell noise from the rest at a twentieth of the cost."""
+"""[bytes] Of a large chunk that are tried first."""
 
 WORTHWHILE = 0.9
 """Stored compressed only if that leaves at most this part; decoding costs every reader."""
@@ -36,18 +37,24 @@ _local = threading.local()
 
 def encode(data: Buffer) -> tuple[int, Buffer]:
     """Return the codec and the bytes to store for ``data``; with RAW that is ``data`` itself, not copied."""
+    if not seems_compressible(data):
+        return RAW, data
+    view = memoryview(data)
+    compressor = _compressor()
+    packed = compressor.compress(view, compressor.FLUSH_FRAME)
+    return (ZSTD, packed) if len(packed) <= WORTHWHILE * view.nbytes else (RAW, data)
+
+
+def seems_compressible(data: Buffer) -> bool:
+    """Return whether it is worth trying; a sample of what is large tells noise at a twentieth of the cost."""
     view = memoryview(data)
     size = view.nbytes
-    if size < SMALLEST:
-        return RAW, data
+    if size <= 4 * SAMPLE:
+        return size >= SMALLEST
+    middle = size // 2
     compressor = _compressor()
-    if size > 4 * SAMPLE:
-        middle = size // 2
-        sample = compressor.compress(view[middle : middle + SAMPLE], compressor.FLUSH_FRAME)
-        if len(sample) > WORTHWHILE * SAMPLE:
-            return RAW, data
-    packed = compressor.compress(view, compressor.FLUSH_FRAME)
-    return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (RAW, data)
+    sample = compressor.compress(view[middle : middle + SAMPLE], compressor.FLUSH_FRAME)
+    return len(sample) <= WORTHWHILE * SAMPLE
 
 
 def decode(codec: Any, stored: Any, size: Any) -> bytes:

@@ -114,6 +114,11 @@ class Database:
         handle = self._connections.handle()
         return handle.at_rest is not None or self.query("PRAGMA journal_mode")[0][0] == "wal"
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether this thread is inside of ``read`` or ``write``."""
+        return self._connections.handle().depth > 0
+
     def close(self) -> None:
         """Close all connections, those of other threads included. A second call does nothing.
 

@@ -1,0 +1,106 @@
+"""Threads for what can go on beside the thread that needs it.
+
+What they do releases Python's lock for nearly all of its time (SQLite, zstd, xxhash, copies), so threads are enough.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlitestore.forking import take_part, unforked
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = 4
+"""Of the process, for all stores: a checkpoint that lasts keeps nobody else waiting."""
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Generator[Result]:
+    """Yield what ``work`` makes of each item, in order, while other threads do up to ``most`` of the next.
+
+    Close it (``contextlib.closing``): none of them is at work any more then.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(begin(partial(work, item)))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        _end(waiting)
+
+
+def _end(futures: Iterable[Future[Result]]) -> None:
+    """Do not begin what was not begun, and wait for the rest, whatever happens: it may write to the caller's memory."""
+    from concurrent.futures import wait
+
+    running = [future for future in futures if not future.cancel()]
+    interrupt: BaseException | None = None
+    while running:
+        try:
+            running = list(wait(running).not_done)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+class _Threads:
+    """The executor, made at first use, and anew in a forked child, which has none of the threads."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._of_parents: list[ThreadPoolExecutor] = []  # never touched again, nor cleared away
+        take_part(self)
+
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        executor = self._executor
+        if executor is None:
+            with unforked():
+                from concurrent.futures import ThreadPoolExecutor  # 7 ms, and only needed for what is large
+
+                executor = self._executor = self._executor or ThreadPoolExecutor(THREADS, "sqlitestore")
+        try:
+            return executor.submit(work)
+        except RuntimeError:  # Python ends
+            return done_here(work)
+
+    def before_fork(self) -> None:
+        """Whoever must not be cut in two takes part in forks by itself."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        if self._executor is not None:
+            self._of_parents.append(self._executor)
+            self._executor = None
+
+
+_threads = _Threads()
+
+
+def begin(work: Callable[[], Result]) -> Future[Result]:
+    """Do ``work`` in another thread; while Python ends, when no thread can start, in this one."""
+    return _threads.submit(work)
+
+
+def done_here(work: Callable[[], Result]) -> Future[Result]:
+    """Do ``work`` in this thread; return it as something finished, whatever came of it."""
+    from concurrent.futures import Future
+
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - as an executor does
+        future.set_exception(error)
+    return future
