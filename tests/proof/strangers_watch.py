@@ -11,6 +11,7 @@ import resource
 import shutil
 import stat
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ MOST_SECONDS = 60
 """[s] Of the clock, for a look at a file of a megabyte: generous, for others use the machine."""
 MOST_MEMORY = 400 * 2**20
 """[bytes] Of resident memory that a look may take: rows may have 48 MiB, and be there in several forms."""
+MEMORY_A_BYTE = 10
+"""That it may take besides, for each byte of the file: a row of 10 bytes is one of a list of numbers in Python."""
 ADDRESS_SPACE = 2**30
 """[bytes] That a look may reserve, above what there was before."""
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -74,7 +77,10 @@ class Watch:
 
     def _check_place(self, event: str, path: str) -> None:
         real = os.path.realpath(os.path.dirname(path)) + os.sep
-        if not real.startswith(self.folder) and path != os.devnull:
+        if not real.startswith(self.folder) and path not in {
+            os.devnull,
+            tempfile.gettempdir(),
+        }:  # a file without a name
             self.seen.append(f"{event} of {path!r:.200}")
 
     def _connected(self, connection: apsw.Connection) -> None:
@@ -182,6 +188,7 @@ def _one(watch: Watch, folder: str, places: Places, maker: str, look: Look) -> t
     path, out = _fresh(folder, places)
     HOSTILE[maker](path, places)
     before = _content(path)
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
     answers: list[Answer] = []
     watch.seen = []
 
@@ -203,7 +210,7 @@ def _one(watch: Watch, folder: str, places: Places, maker: str, look: Look) -> t
     finally:
         faulthandler.cancel_dump_traceback_later()
     [answer] = answers
-    _check(watch, places, answer, grown)
+    _check(watch, places, answer, grown - MEMORY_A_BYTE * size)
     if look.opens and not answer.failed and maker in {**REFUSED, **BESIDE_REFUSED}:
         raise Wrong("the file was not refused")
     if not look.changes and maker not in {**BESIDE_TOLERATED, **TOLERATED} and _content(path) != before:
