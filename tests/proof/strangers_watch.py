@@ -30,6 +30,8 @@ from strangers_looks import LOOKS, Answer, Look, Wrong
 HOSTILE: dict[str, Maker] = {**REFUSED, **BESIDE_REFUSED, **TOLERATED, **BESIDE_TOLERATED, **ROWS}
 MOST_SECONDS = 60
 """[s] Of the clock, for a look at a file of a megabyte: generous, for others use the machine."""
+SECONDS_A_BYTE = 5e-6
+"""That it may last besides: salvage reads 20,000 rows a second, which may have 10 bytes."""
 MOST_MEMORY = 400 * 2**20
 """[bytes] Of resident memory that a look may take: rows may have 48 MiB, and be there in several forms."""
 MEMORY_A_BYTE = 10
@@ -77,10 +79,8 @@ class Watch:
 
     def _check_place(self, event: str, path: str) -> None:
         real = os.path.realpath(os.path.dirname(path)) + os.sep
-        if not real.startswith(self.folder) and path not in {
-            os.devnull,
-            tempfile.gettempdir(),
-        }:  # a file without a name
+        nameless = path == tempfile.gettempdir()  # a temporary file without a name
+        if not real.startswith(self.folder) and path != os.devnull and not nameless:
             self.seen.append(f"{event} of {path!r:.200}")
 
     def _connected(self, connection: apsw.Connection) -> None:
@@ -200,7 +200,7 @@ def _one(watch: Watch, folder: str, places: Places, maker: str, look: Look) -> t
             finally:
                 watch.active = False
 
-    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(MOST_SECONDS + SECONDS_A_BYTE * size, exit=True)
     try:
         grown = peak_above(work_watched)
     except Wrong:
