@@ -37,8 +37,11 @@ FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?,
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
 INSERT_ARTIFACT = """INSERT INTO artifact(attempt, name, position, blob, size, type, encoding, serializer_info, preview)
  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_ORIGIN = "(SELECT u.origin FROM untrusted AS u WHERE u.run = r.id)"
-_ORIGIN_BEFORE_FORMAT_3 = "(SELECT uuid FROM store WHERE kind = 'archive')"
+ORIGIN = "COALESCE(u.origin, 'an unknown place')"
+"""Of a run that has a row in ``untrusted`` (u): only a forged file lacks it there, and NULL must not mean trusted."""
+
+_ORIGIN = f"(SELECT {ORIGIN} FROM untrusted AS u WHERE u.run = r.id)"
+_ORIGIN_BEFORE_FORMAT_3 = "(SELECT COALESCE(uuid, 'an unknown place') FROM store WHERE kind = 'archive')"
 _ATTEMPT = f"a.step, a.task, a.number, a.started, a.done, a.python, a.artifacts_digest, a.digest, a.id, {_ORIGIN}"
 SELECT_RUN_ATTEMPTS = f"""SELECT {_ATTEMPT} FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? ORDER BY a.id"""

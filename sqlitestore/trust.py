@@ -11,11 +11,12 @@ import apsw
 
 from sqlitestore.database import Database
 from sqlitestore.schema import RUNS_COME_AND_GO
+from sqlitestore.tasks import ORIGIN
 
-SELECT_ORIGIN = """SELECT u.origin FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN untrusted AS u ON u.run = r.id
+SELECT_ORIGIN = f"""SELECT {ORIGIN} FROM flow AS f JOIN run AS r ON r.flow = f.id JOIN untrusted AS u ON u.run = r.id
  WHERE f.name = ? AND r.name = ?"""
 SELECT_ORIGIN_BEFORE_FORMAT_3 = "SELECT uuid FROM store WHERE kind = 'archive'"
-SELECT_UNTRUSTED = """SELECT f.name, r.name, u.origin FROM untrusted AS u JOIN run AS r ON r.id = u.run
+SELECT_UNTRUSTED = f"""SELECT f.name, r.name, {ORIGIN} FROM untrusted AS u JOIN run AS r ON r.id = u.run
  JOIN flow AS f ON f.id = r.flow WHERE r.name NOT GLOB '*/*' ORDER BY f.name, r.id"""
 INSERT_UNTRUSTED = "INSERT INTO untrusted(run, origin) VALUES (?, ?) ON CONFLICT DO NOTHING"
 DELETE_UNTRUSTED = """DELETE FROM untrusted WHERE run =

@@ -388,8 +388,15 @@ def test_a_page_that_stands_twice_is_damage(tmp_path: Path, out: str) -> None:
     assert verify(out).ok
 
 
-def test_an_index_of_keys_that_is_wrong_costs_no_attempt(path: str, out: str) -> None:
-    """Each artifact's key is told by the table or by the index, whichever the attempt's digest proves."""
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_index_of_keys_that_is_wrong_costs_no_attempt(path: str, out: str, lost: bool) -> None:
+    """Each artifact's key is told by the table or by the index, whichever the attempt's digest proves.
+
+    So also where content is ``lost``, which otherwise tells the key.
+    """
+    if lost:
+        with tampering(path) as connection:
+            connection.execute("UPDATE blob SET bytes = zeroblob(length(bytes)) WHERE bytes IS NOT NULL")
     keys = [key for (key,) in rows(path, "SELECT key FROM blob ORDER BY id")]
     index = [page for page, (name, _) in pages_of(path).items() if name == "sqlite_autoindex_blob_1"]
     data = bytearray(Path(path).read_bytes())

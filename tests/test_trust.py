@@ -7,9 +7,9 @@ import os
 import helpers_cli
 import pytest
 from helpers_archive import FLOW
-from helpers_store import save_task
+from helpers_store import save_task, tampering
 
-from sqlitestore import FlowDataStore, Inputs, NotFound, TaskDataStoreSet, Untrusted
+from sqlitestore import FlowDataStore, Inputs, NotFound, TaskDataStoreSet, Untrusted, salvage
 from sqlitestore.archive.export import export
 from sqlitestore.archive.merge import merge
 from sqlitestore.archive.trust import plan_trust, trust_runs
@@ -285,3 +285,23 @@ def test_what_metaflow_is_told(untrusted):
         assert told() == ({"pickle-v4"}, 0, 3)
     finally:
         store.database.close()
+
+
+@pytest.mark.parametrize("origin", [None, "", b"x", 7])
+def test_a_run_whose_origin_is_forged_is_still_untrusted(tmp_path, origin):
+    """A row in the table is enough, whatever it says: loading, exporting, salvaging and Metaflow's view of the file."""
+    path = str(tmp_path / "runs.db")
+    with FlowDataStore(FLOW, ds_root=tmp_path / "theirs.db") as flow:
+        save_task(flow, "1", x=1)
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        merge(flow, [tmp_path / "theirs.db"])
+    with tampering(path) as connection:
+        connection.execute("UPDATE untrusted SET origin = ?", (origin,))
+    salvage(path, tmp_path / "salvaged.db")
+    for place in (path, tmp_path / "salvaged.db"):
+        with FlowDataStore(FLOW, ds_root=place) as flow:
+            [task] = flow.get_latest_task_datastores("1")
+            with pytest.raises(Untrusted):
+                task["x"]
+            [document] = find(tables_of(flow), "", [f"{FLOW}/1/a/1/0.data.json"])
+            assert UNTRUSTED.encode() in b"".join(document.blocks())

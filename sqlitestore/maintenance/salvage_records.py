@@ -187,7 +187,7 @@ class RecordSalvage:
             for run in self._staging.firsts("untrusted"):
                 for _, _, said in self._staging.find("untrusted", run):
                     if run in self._names.proven:
-                        self._out.execute(INSERT_UNTRUSTED, (run, said))
+                        self._out.execute(INSERT_UNTRUSTED, (run, said if isinstance(said, str) else origin))
                     else:
                         all_untrusted = all_untrusted or not self._names.candidates(run)
             if all_untrusted:

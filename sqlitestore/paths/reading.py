@@ -85,7 +85,7 @@ def _find_files(store: Tables, folder: str, paths: Sequence[str]) -> dict[str, F
 
 def _distrusted(store: Tables, place: Place | None, file: Found) -> Found:
     """Return a file, or of an untrusted run's artifacts one under whose encodings nothing is unpickled."""
-    if not isinstance(place, MarkerPlace) or place.name != layout.DATA or not store.trust.origin(*place.task[:2]):
+    if not isinstance(place, MarkerPlace) or place.name != layout.DATA or store.trust.origin(*place.task[:2]) is None:
         return file
     document = layout.distrusted_document(b"".join(file.blocks()), "/".join(place.task[:2]))
     return Found(lambda: len(document), lambda: [document], file.metadata)

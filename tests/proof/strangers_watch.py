@@ -222,7 +222,7 @@ def _check(watch: Watch, places: Places, answer: Answer, grown: int) -> None:
     if watch.seen:
         raise Wrong("; ".join(watch.seen[:3]))
     if sorted(os.listdir(places.outside)) != ["victim"] or Path(places.victim).read_bytes() != VICTIM:
-        raise Wrong("something was run, or done to a file outside")
+        raise Wrong(f"something was run, or done to a file outside: there are {sorted(os.listdir(places.outside))}")
     if grown > MOST_MEMORY:
         raise Wrong(f"{grown >> 20} MiB of memory")
     if found := CONTROLS.search(answer.shown):

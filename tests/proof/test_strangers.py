@@ -21,6 +21,7 @@ CAUGHT_BY = {
     "unpickles to compare": ("statistics", "API: diff", "find_class"),
     "opens whatever lies beside": ("journal that names another file", "ls", "not refused"),
     "follows trees for ever": ("tree of trash that repeats itself, 2 deep", "restore", "MiB of memory"),
+    "trusts whom nothing is said of": ("untrusted.origin null", "get and print", "find_class"),
     "takes every value for ours": ("artifact.serializer_info 2**62", "import", "a traceback"),
 }
 
