@@ -29,9 +29,14 @@ ENVIRONMENT = {
 """Of these processes: a thread for each core would reserve the memory that a look may have."""
 
 
+BELIEVED = [["trusted by itself", "get and print"], ["trusted by itself", "API: load"]]
+"""Who opens a file as a store of their own believes what it says of trust (see ``sqlitestore.trust``); who imports it,
+exports it or salvages it does not."""
+
+
 def matrix() -> list[list[str]]:
     """Return all pairs of a hostile file and a look, in an order by chance that is always the same."""
-    pairs = [[maker, look] for maker in HOSTILE for look in LOOKS]
+    pairs = [[maker, look] for maker in HOSTILE for look in LOOKS if [maker, look] not in BELIEVED]
     random.Random(0).shuffle(pairs)
     return pairs
 

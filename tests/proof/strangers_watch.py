@@ -128,10 +128,15 @@ def look_with_bugs(folder: str, cases: list[list[str]], places: list[str]) -> li
         report.write_text('["the process ended"]', encoding="utf-8")
         os.waitpid(fork(with_bug, bug, pair), 0)
         found.append(json.loads(report.read_text(encoding="utf-8")))
-        for name in os.listdir(places[2]):
-            os.unlink(os.path.join(places[2], name))
-        Path(Places(*places).victim).write_bytes(VICTIM)
+        _tidy(Places(*places))
     return found
+
+
+def _tidy(places: Places) -> None:
+    """Undo what was done outside, so that the next look is not blamed for it."""
+    for name in os.listdir(places.outside):
+        os.unlink(os.path.join(places.outside, name))
+    Path(places.victim).write_bytes(VICTIM)
 
 
 def _looks(folder: str, order: list[list[str]], given: Places) -> dict[str, Any]:
@@ -145,6 +150,7 @@ def _looks(folder: str, order: list[list[str]], given: Places) -> dict[str, Any]
             answer, grown = _one(watch, folder, given, maker, LOOKS[name])
         except Wrong as error:
             wrong.append(f"{name!r} at a file with {maker!r}: {error}")
+            _tidy(given)
             continue
         peak = max(peak, grown)
         counts["looks"] += 1
