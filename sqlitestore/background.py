@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 4
-"""Of the process, for all stores: a checkpoint that lasts keeps nobody else waiting."""
+"""Of the process, for all stores. Each has a connection of its own to a store that it reads, until that is closed."""
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Generator[Result]:
@@ -71,7 +71,9 @@ class _Threads:
                 executor = self._executor = self._executor or ThreadPoolExecutor(THREADS, "sqlitestore")
         try:
             return executor.submit(work)
-        except RuntimeError:  # Python ends
+        except RuntimeError:  # Python ends, or no more threads can be started: then the work may be queued all the same
+            self._executor = None
+            executor.shutdown(wait=True)
             return done_here(work)
 
     def before_fork(self) -> None:
@@ -90,7 +92,7 @@ _threads = _Threads()
 
 
 def begin(work: Callable[[], Result]) -> Future[Result]:
-    """Do ``work`` in another thread; while Python ends, when no thread can start, in this one."""
+    """Do ``work`` in another thread; where none can be started, as while Python ends, in this one."""
     return _threads.submit(work)
 
 

@@ -154,3 +154,24 @@ def test_they_are_saved_while_python_ends(tmp_path: Path, threads: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert os.listdir(tmp_path) == ["runs.db"]
     assert verify(path).ok
+
+
+@pytest.mark.parametrize("possible", [0, 1, 2])
+def test_where_no_thread_can_be_started_the_work_is_done_here(
+    saved: str, numbers: np.ndarray, monkeypatch: pytest.MonkeyPatch, possible: int
+) -> None:
+    """Also where some could be started before: what is queued for them is not done after its buffer is gone."""
+    start, left = threading.Thread.start, [True] * possible
+
+    def start_some(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(background._threads, "_executor", None)
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with FlowDataStore(FLOW, ds_root=saved) as flow:
+        assert np.array_equal(load(flow), numbers)
+        save_task(flow, "2", x=numbers + possible)
+        assert np.array_equal(load(flow, "2"), numbers + possible)
