@@ -69,7 +69,8 @@ def check_chunks(data: bytes) -> str:
     writes = []
     for _ in range(choice.randint(1, 2)):
         size = choice.choice((0, 1, 1000, chunking.SEGMENT - 1, chunking.SEGMENT, chunking.LARGEST + 1))
-        writes.append((data + choice.randbytes(1 + choice.randrange(1000))) * (size // (len(data) + 1) + 1))
+        block = data + choice.randbytes(1 + choice.randrange(1000))
+        writes.append(block * (size // len(block) + 1))
     chunks = [bytes(chunk) for write in writes for chunk in chunker.write(memoryview(write))]
     chunks += map(bytes, chunker.flush())
     assert b"".join(chunks) == b"".join(writes), "chunks joined are not what was written"
