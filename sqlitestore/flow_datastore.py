@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal, Self, overload
 
 from sqlitestore.content_addressed_store import ContentAddressedStore
 from sqlitestore.errors import InvalidInput
+from sqlitestore.forking import unforked
 from sqlitestore.model import Attempt, TaskAddress, check_attempt, check_iterable, check_name, parse_pathspec
-from sqlitestore.path_storage.storage import wrapped
 from sqlitestore.spin_datastore import SpinTaskDatastore
 from sqlitestore.storage import DataStoreStorage, SQLiteStorage
 from sqlitestore.task_datastore import TaskDataStore, check_mode
@@ -64,7 +64,7 @@ class FlowDataStore:
     ) -> None:
         self.flow_name = check_name("flow", flow_name)
         self.trust = trust
-        self._storage_impl = wrapped((storage_impl or type(self).default_storage_impl)(ds_root))
+        self._storage_impl = _wrapped((storage_impl or type(self).default_storage_impl)(ds_root))
         self.TYPE = self._storage_impl.TYPE
         self.environment = environment
         self.metadata = metadata
@@ -328,3 +328,12 @@ def _select(
             or (include_prior and each.done is not None)
         ]
     return selected
+
+
+def _wrapped(storage: Any) -> DataStoreStorage:
+    """Return a DataStoreStorage as it is, one of Metaflow's kind as one of ours. Raises InvalidType for anything else."""
+    if isinstance(storage, DataStoreStorage):
+        return storage
+    with unforked():
+        from sqlitestore.path_storage.storage import wrapped  # 20 ms, and only needed for Metaflow's own
+    return wrapped(storage)

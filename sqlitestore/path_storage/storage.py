@@ -370,8 +370,6 @@ def _check_task(task: TaskAddress) -> None:
 
 def wrapped(storage: Any) -> DataStoreStorage:
     """Return a storage object of Metaflow's kind as a DataStoreStorage; one that is none raises InvalidType."""
-    if isinstance(storage, DataStoreStorage):
-        return storage
     if not is_path_storage(storage):
         raise InvalidType(
             f"storage_impl makes a {type(storage).__name__}, which is neither a DataStoreStorage nor a storage of "
