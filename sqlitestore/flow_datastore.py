@@ -331,7 +331,7 @@ def _select(
 
 
 def _wrapped(storage: Any) -> DataStoreStorage:
-    """Return a DataStoreStorage as it is, one of Metaflow's kind as one of ours. Raises InvalidType for anything else."""
+    """Return a DataStoreStorage as it is, one of Metaflow's kind as one of ours. Raises InvalidType for others."""
     if isinstance(storage, DataStoreStorage):
         return storage
     with unforked():

@@ -17,7 +17,7 @@ cost and size.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -37,17 +37,18 @@ MAX_COLUMNS = 20
 MAX_ITEMS = 8
 MAX_TEXT = 200
 
-_SCALARS = (int, float, bool, complex, type(None))
-_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, range)
+# By their ids: a metaclass may have an __eq__ or __hash__ of its own, which is somebody's code.
+_SCALARS = frozenset(map(id, (int, float, bool, complex, type(None))))
+_SIZED = frozenset(map(id, (str, bytes, bytearray, list, tuple, dict, set, frozenset, range)))
 
 
 def describe(value: Any) -> dict[str, Any]:
     """Return the preview of ``value``; empty where nothing is known. Never raises."""
     kind = type(value)
     try:
-        if _is_one_of(kind, _SCALARS):
+        if id(kind) in _SCALARS:
             return {"repr": _bounded(value)}
-        if _is_one_of(kind, _SIZED):
+        if id(kind) in _SIZED:
             return {"repr": _bounded(value), "length": len(value)}
         describe_known = _LIBRARIES.get(_library_of(kind))
         return _fitting(describe_known(value)) if describe_known else {}
@@ -58,11 +59,6 @@ def describe(value: Any) -> dict[str, Any]:
 # The plain ones: a metaclass may have properties of these names.
 _MODULE = type.__dict__["__module__"].__get__
 _QUALNAME = type.__dict__["__qualname__"].__get__
-
-
-def _is_one_of(kind: type, kinds: Iterable[type]) -> bool:
-    # By identity: a metaclass may have an __eq__ or __hash__ of its own, which is somebody's code.
-    return any(kind is each for each in kinds)
 
 
 def _library_of(kind: type) -> str:
@@ -165,8 +161,8 @@ def _bounded(value: Any, limit: int = MAX_TEXT) -> str:
 def _short(value: Any, depth: int = 3) -> str:
     """Return a text like ``repr``, of at most 8 items a level (reprlib would sort a set of millions first)."""
     kind = type(value)
-    if not _is_one_of(kind, _BRACKETS):
-        known = _is_one_of(kind, _SCALARS) or _is_one_of(kind, _SIZED)
+    if id(kind) not in _BRACKETED:
+        known = id(kind) in _SCALARS or id(kind) in _SIZED
         return _bounded(value, 60) if known else f"<{_QUALNAME(kind)}>"
     opening, closing = _BRACKETS[kind] if value or kind is not set else ("set(", ")")
     if not depth and value:
@@ -184,6 +180,7 @@ def _short(value: Any, depth: int = 3) -> str:
 
 
 _BRACKETS: dict[type, Any] = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: ("frozenset({", "})")}
+_BRACKETED = frozenset(map(id, _BRACKETS))
 
 
 def _describe_numpy(value: Any) -> dict[str, Any]:
