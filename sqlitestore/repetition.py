@@ -19,8 +19,8 @@ import apsw
 from sqlitestore.errors import Damaged
 from sqlitestore.pragmas import distrust_the_file, fault_of_the_trees
 
-STEPS = 100_000
-"""Of SQLite's virtual machine, after each of which it asks whether to go on: a few milliseconds."""
+STEPS = 20_000
+"""Of SQLite's virtual machine, or pages that it checks, between two questions whether to go on: about a millisecond."""
 
 ENOUGH = 2_000_000
 """Steps of a connection that give no reason to look: a row takes 5 to 100 of them, so some ten thousand rows."""
