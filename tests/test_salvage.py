@@ -417,6 +417,24 @@ def inventory_of_done(path: str) -> list[Any]:
     return rows(path, "SELECT run, step, task, number, done FROM attempt WHERE done IS NOT NULL ORDER BY 1, 2, 3, 4")
 
 
+def test_no_run_is_trusted_when_an_untrusted_one_has_another_number(path: str, out: str) -> None:
+    """Its row has no digest, but the rows are not in the order of their numbers any more."""
+    *first, last = [run for (run,) in rows(path, "SELECT id FROM run ORDER BY id")]
+    assert len(first) > 1
+    with tampering(path) as connection:
+        connection.execute("DELETE FROM untrusted")
+        connection.executemany("INSERT INTO untrusted VALUES (?, 'theirs')", [(run,) for run in first])
+    [page] = [page for page, (name, _) in pages_of(path).items() if name == "untrusted"]
+    data = bytearray(Path(path).read_bytes())
+    start = (page - 1) * PAGE
+    cell = start + int.from_bytes(data[start + 8 : start + 10])
+    assert data[cell + 1] == first[0]
+    data[cell + 1] = last
+    Path(path).write_bytes(data)
+    salvage(path, out)
+    assert rows(out, "SELECT count(*) FROM untrusted") == rows(out, "SELECT count(*) FROM run")
+
+
 def test_no_run_is_trusted_when_flows_and_trust_changed_places(path: str, out: str) -> None:
     """Rows of the two tables look alike; the index of flows tells that something is wrong."""
     [flow] = [page for page, (name, _) in pages_of(path).items() if name == "flow"]

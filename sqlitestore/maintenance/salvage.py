@@ -37,6 +37,8 @@ SET_SEQUENCE = "INSERT INTO sqlite_sequence(name, seq) VALUES ('chunk', ?)"
 COUNT_FLOWS_OF_ONE_KIND = """SELECT COUNT(1) FROM (
  SELECT c0, c1 FROM flow WHERE rank < 2 GROUP BY c0, c1 HAVING COUNT(DISTINCT rank) = 1)"""
 """Flows that only the table has, or only its index (see ``carving.ATTACHED``)."""
+COUNT_OUT_OF_ORDER = """SELECT COUNT(1) FROM (
+ SELECT c0, LAG(c0) OVER (PARTITION BY page ORDER BY cell) AS before FROM untrusted) WHERE c0 <= before"""
 DELETE_SEQUENCE = "DELETE FROM sqlite_sequence"
 LARGEST_CHUNK = "SELECT COALESCE(MAX(id), 0) FROM chunk"
 DELETE_UNNEEDED_BLOB = """DELETE FROM blob WHERE key = ?1 AND id NOT IN (SELECT blob FROM artifact
@@ -191,6 +193,8 @@ class _Salvage:
             return True
         # Rows of "flow" and of "untrusted" look alike: if the pages of the two changed places, only the index tells.
         if self._staging.query(COUNT_FLOWS_OF_ONE_KIND) != [(0,)]:
+            return True
+        if self._staging.query(COUNT_OUT_OF_ORDER) != [(0,)]:  # an id that changed makes another run trusted
             return True
         roots: dict[str, int] = self._carver.roots
         return is_archive and "untrusted" not in roots
