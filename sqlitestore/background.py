@@ -64,17 +64,21 @@ class _Threads:
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
         executor = self._executor
-        if executor is None:
-            with unforked():
-                from concurrent.futures import ThreadPoolExecutor  # 7 ms, and only needed for what is large
-
-                executor = self._executor = self._executor or ThreadPoolExecutor(THREADS, "sqlitestore")
         try:
+            executor = executor or self._new()
             return executor.submit(work)
         except RuntimeError:  # Python ends, or no more threads can be started: then the work may be queued all the same
             self._executor = None
-            executor.shutdown(wait=True)
+            if executor is not None:
+                executor.shutdown(wait=True)
             return done_here(work)
+
+    def _new(self) -> ThreadPoolExecutor:
+        with unforked():
+            from concurrent.futures import ThreadPoolExecutor  # 7 ms, and only needed for what is large
+
+            self._executor = self._executor or ThreadPoolExecutor(THREADS, "sqlitestore")
+            return self._executor
 
     def before_fork(self) -> None:
         """Whoever must not be cut in two takes part in forks by itself."""
