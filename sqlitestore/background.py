@@ -63,6 +63,7 @@ class _Threads:
         take_part(self)
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Begin the work, or do it here if no thread can be had."""
         executor = self._executor
         try:
             executor = executor or self._new()
@@ -87,6 +88,7 @@ class _Threads:
         """Go on."""
 
     def after_fork_in_child(self) -> None:
+        """Begin anew: the threads are the parent's."""
         if self._executor is not None:
             self._of_parents.append(self._executor)
             self._executor = None
