@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from xxhash import xxh3_128_digest
 
@@ -17,6 +17,7 @@ from sqlitestore import codecs
 from sqlitestore.background import in_order
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound, Damaged
+from sqlitestore.memory_pages import ask_for_large_pages
 
 MAX_CHUNK = 16 * 2**20
 """[bytes] Format limit of a chunk; what a file claims beyond it is damage, or an attack on our memory."""
@@ -29,9 +30,19 @@ LARGE = 4 * 2**20
 
 CHUNKS_AHEAD = 4
 
-SELECT_SIZES = "SELECT c.size FROM json_each(?) AS asked LEFT JOIN chunk AS c ON c.id = asked.value"
+SELECT_PLACES = """SELECT asked.value, c.size, c.codec, c.digest FROM json_each(?) AS asked
+ LEFT JOIN chunk AS c ON c.id = asked.value"""
 SELECT_CHUNK_BY_ID = "SELECT size, codec, bytes, digest FROM chunk WHERE id = ?"
 IS_MADE_OF = "SELECT 1 FROM blob AS b JOIN blob_chunk AS c ON c.blob = b.id WHERE b.key = ? AND c.chunk = ? LIMIT 1"
+
+
+class _Place(NamedTuple):
+    """A chunk as its row says, and where its bytes are wanted."""
+
+    chunk_id: int
+    codec: Any
+    digest: Any
+    target: memoryview
 
 
 class InlineReader(BytesIO):
@@ -128,24 +139,29 @@ class ChunkedReader:
         """
         if self._database.is_in_transaction:
             return 0
-        places: list[tuple[int, memoryview]] = []
+        places: list[_Place] = []
         end = 0
-        ids = self._chunks[self._next :]
-        for chunk_id, (size,) in zip(ids, self._database.query(SELECT_SIZES, (json.dumps(ids.tolist()),)), strict=True):
+        ids = json.dumps(self._chunks[self._next :].tolist())
+        for chunk_id, size, codec, digest in self._database.query(SELECT_PLACES, (ids,)):
             if not isinstance(size, int) or size <= 0 or end + size > target.nbytes:
                 break  # ``_fill`` says what is wrong with it
-            places.append((chunk_id, target[end : end + size]))
+            places.append(_Place(chunk_id, codec, digest, target[end : end + size]))
             end += size
+        ask_for_large_pages(target)
         with closing(in_order(self._read_to, places, CHUNKS_AHEAD)) as filled:
             for place in filled:
                 self._next += 1
                 self._took(place)
         return end
 
-    def _read_to(self, place: tuple[int, memoryview]) -> memoryview:
+    def _read_to(self, place: _Place) -> memoryview:
         """Read a chunk to where it belongs."""
-        chunk_id, target = place
-        data, _, _ = self._decoded(chunk_id)
+        chunk_id, codec, digest, target = place
+        # What is stored as it is SQLite itself reads to there: every copy of it between would cost as much as reading.
+        is_read = codec == codecs.RAW and self._database.read_into(target, "chunk", "bytes", chunk_id)
+        if is_read and xxh3_128_digest(target) == digest:
+            return target
+        data, _, _ = self._decoded(chunk_id)  # or it says what is wrong
         if len(data) != target.nbytes:
             raise self._damaged(f"chunk {chunk_id} has {len(data)} bytes now")
         # As ``target[:] = data``, but the other threads can work meanwhile: most of the time goes into new pages. (The

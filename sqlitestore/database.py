@@ -151,6 +151,30 @@ class Database:
             if self._still_at_rest(handle):
                 return rows
 
+    def read_into(self, target: memoryview, table: str, column: str, row_id: int) -> bool:
+        """Fill ``target`` with the bytes of a value, without a copy of them in between.
+
+        False if there is no such row, or its value has another size or type; ``target`` may hold anything then.
+        (https://www.sqlite.org/c3ref/blob_open.html)
+        """
+        while True:
+            handle = self._current_handle()
+            with handle.lock:
+                self._connections.check_open()
+                try:
+                    with handle.connection.blob_open("main", table, column, row_id, writeable=False) as blob:
+                        is_read = blob.length() == target.nbytes
+                        if is_read:
+                            blob.read_into(target)
+                except apsw.SQLError:
+                    is_read = False
+                except apsw.Error as error:
+                    if self._still_at_rest(handle):
+                        raise self._translated(error) from error
+                    continue
+            if self._still_at_rest(handle):
+                return is_read
+
     def version(self) -> tuple[int, int, int]:
         """Return what is another whenever anybody has changed the file since, as this thread sees it.
 

@@ -19,7 +19,7 @@ FLOORS = [
     ["new_file"],
     ["model"],
     ["mounts", "beside", "stored_json", "location", "connections", "schema", "pragmas"],
-    ["sqlite_errors", "repetition", "background"],
+    ["sqlite_errors", "repetition", "background", "memory_pages"],
     ["database"],
     ["codecs", "chunking", "pickling", "preview", "layout", "holds", "stubs"],
     ["pickle_preview"],

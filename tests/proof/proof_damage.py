@@ -107,7 +107,8 @@ class Campaign:
             self._not_found(missing, lost=lost)
         elif not lost:
             for item in missing:
-                assert names_it(subject.whole, found, item), (
+                # As if verify found nothing at all: that a row without a second witness was there, nothing tells.
+                assert item[0] in WITHOUT_DIGEST or names_it(subject.whole, found, item), (
                     f"verify does not name {item}, which is missing: {found.problems[:5]}"
                 )
         if seed % 4 == 0:
