@@ -8,8 +8,8 @@ transaction: ChunkVanished, and the payload is put again.
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from sqlitestore import codecs
 from sqlitestore.background import begin
 from sqlitestore.blob_reader import ChunkedReader
 from sqlitestore.chunking import Chunker
+from sqlitestore.continuation import Continuation
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
@@ -30,11 +31,8 @@ BATCH = 8 * 2**20
 """[bytes] Of content that one transaction writes: what bounds both memory and how long others wait."""
 
 LARGE = 4 * 2**20
-"""[bytes] What comes after these of a blob is compressed, and decoded to be compared, by other threads. Noise is not,
-nor is anything cut, copied or hashed there: Python's lock ate what that gained."""
-
-BEHIND = 8
-"""Chunks that may still be compared while the next are found."""
+"""[bytes] What comes after these of a blob is compressed by other threads. Noise is not, nor is anything cut, copied or
+hashed there: Python's lock ate what that gained."""
 
 INSERT_BLOB = "INSERT INTO blob(key, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(key) DO NOTHING"
 SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
@@ -57,13 +55,13 @@ class ChunkStream:
         self._database = database
         self._new_hasher = new_hasher
         self._hasher = new_hasher()
-        self._chunker = Chunker()
+        self._chunker = Chunker(self._take_known)
+        self._continuation = Continuation(database)
         self._order = array("q")  # chunk ids; 0 where the chunk still waits
         self._waiting: dict[bytes, tuple[bytes, list[int]]] = {}
         self._rows: list[tuple[bytes, int, Callable[[], tuple[int, Buffer]]]] = []
         self._bytes = 0
         self._size = 0
-        self._comparing: deque[Callable[[], None]] = deque()
         self._inserted: list[int] = []
         self._is_announced = False
 
@@ -102,13 +100,26 @@ class ChunkStream:
         known = self._find(digest, data)
         if known:
             self._order.append(known)
+            self._continuation.found(known)
             return
+        self._continuation.missed()
         self._waiting[digest] = data, [len(self._order)]
         self._rows.append((digest, len(data), (lambda: encoded) if encoded else self._encoding(data)))
         self._order.append(0)
         self._bytes += len(data)
         if self._bytes >= BATCH:
             self._flush()
+
+    def _take_known(self, coming: memoryview) -> int:
+        """Take what the store has, if it goes on there as here; return how much that was [bytes]."""
+        taken = 0
+        with closing(self._continuation.chunks(coming)) as chunks:
+            for chunk_id, stored in chunks:
+                self._hasher.update(stored)  # it is ours: ``coming`` may have changed since it was compared
+                self._order.append(chunk_id)
+                taken += len(stored)
+        self._size += taken
+        return taken
 
     def _encoding(self, data: bytes) -> Callable[[], tuple[int, Buffer]]:
         """Return what gives codec and bytes to store. What lasts begins now, in another thread."""
@@ -119,24 +130,13 @@ class ChunkStream:
         return begin(partial(codecs.encode, data)).result
 
     def _find(self, digest: bytes, data: bytes) -> int:
-        """Return the id of the chunk in the store, 0 if there is none. This or ``_compared`` raises if it differs."""
+        """Return the id of the chunk in the store, 0 if there is none. Raises Damaged if it has other bytes."""
         for chunk_id, size, codec, stored in self._database.query(SELECT_CHUNK, (digest,)):
-            comparison = partial(compare, digest, data, size, codec, stored)
-            if self._size <= LARGE or codec == codecs.RAW:
-                comparison()
-            else:
-                self._comparing.append(begin(comparison).result)
-                self._compared(BEHIND)
+            compare(digest, data, size, codec, stored)
             return int(chunk_id)
         return 0
 
-    def _compared(self, but: int = 0) -> None:
-        """Wait for all comparisons but so many. Raises Damaged if one found other bytes."""
-        while len(self._comparing) > but:
-            self._comparing.popleft()()
-
     def _flush(self) -> None:
-        self._compared()
         if not self._rows:
             return
         rows = [(digest, size, *encoding()) for digest, size, encoding in self._rows]
@@ -159,7 +159,6 @@ class ChunkStream:
                 raise ChunkVanished
             for position in positions:
                 self._order[position] = chunk_id
-        self._compared()
         self._waiting, self._rows, self._bytes = {}, [], 0
 
     def _announce(self, connection: apsw.Connection) -> None:

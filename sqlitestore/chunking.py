@@ -6,7 +6,7 @@ The method is FastCDC (Xia et al., USENIX ATC 2016, "FastCDC: a Fast and Efficie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from typing import Any
 
@@ -30,17 +30,19 @@ class Chunker:
     """Cuts what is written to it. ``write`` and ``flush`` return the chunks that became complete, in order.
 
     A chunk is a view either of the buffer written just now, valid while the caller keeps that unchanged, or of bytes
-    that the chunker lets go of.
+    that the chunker lets go of. ``taken`` is asked between two chunks, once the one before was consumed, how many of
+    the bytes to come need no cutting [bytes]; none is a fine answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Callable[[memoryview], int] = lambda _: 0) -> None:
+        self._taken = taken
         self._gathered = bytearray()
 
     def write(self, data: memoryview) -> Iterator[memoryview]:
         """Take ``data`` (one-dimensional bytes)."""
         if data.nbytes >= SEGMENT:
             yield from self.flush()
-            yield from _cut(data)
+            yield from self._cut(data)
             return
         self._gathered += data
         if len(self._gathered) >= WINDOW:
@@ -49,16 +51,25 @@ class Chunker:
     def flush(self) -> Iterator[memoryview]:
         """Cut what is left."""
         gathered, self._gathered = self._gathered, bytearray()
-        if gathered:
-            yield from _cut(memoryview(gathered))
+        yield from self._cut(memoryview(gathered))
 
     def _cut_gathered(self) -> Iterator[memoryview]:
         """Cut all but the last chunk, which ends only because the window does."""
-        gathered = memoryview(self._gathered)
-        chunks = list(_cut(gathered))
-        last = chunks.pop()
-        self._gathered = bytearray(last)
-        yield from chunks
+        rest = yield from self._cut(memoryview(self._gathered), but_the_last=True)
+        self._gathered = bytearray(rest)
+
+    def _cut(self, data: memoryview, *, but_the_last: bool = False) -> Generator[memoryview, None, memoryview]:
+        """Yield the chunks of ``data``; return what is left."""
+        while data.nbytes:
+            if taken := self._taken(data):
+                data = data[taken:]
+                continue
+            size = next(_chunker().cut_buf(data)).length
+            if but_the_last and size == data.nbytes:
+                break
+            yield data[:size]
+            data = data[size:]
+        return data
 
 
 @cache
@@ -67,8 +78,3 @@ def _chunker() -> Any:
         from pyfastcdc import FastCDC  # 15 ms, and only needed for the first large blob
 
     return FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
-
-
-def _cut(data: memoryview) -> Iterator[memoryview]:
-    for chunk in _chunker().cut_buf(data):
-        yield data[chunk.offset : chunk.offset + chunk.length]

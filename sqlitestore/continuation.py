@@ -1,0 +1,122 @@
+"""What the store probably has of a blob on its way in: what came next where its latest chunk was met.
+
+Content that comes again mostly comes as a whole, or all but a part. So once a chunk was found, the chunks that follow
+it in that blob are read by several threads and compared with what comes, byte by byte: until they differ, nothing has
+to be cut and looked up. (Expecting the order in which the same chunks came before is an idea of Zhu, Li and Patterson,
+FAST 2008, "Avoiding the Disk Bottleneck in the Data Domain Deduplication File System".)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from sqlitestore import codecs
+from sqlitestore.background import in_order
+from sqlitestore.blob_reader import MAX_CHUNK
+from sqlitestore.database import Database
+from sqlitestore.errors import Damaged
+
+WORTHWHILE = 2**20
+"""[bytes] Where less is to come, finding it chunk by chunk is as fast."""
+
+AHEAD = 4
+"""Chunks that are compared before it is known that the one before is the same."""
+
+MISSES = 2
+"""So many new chunks in a row may have taken the place of as many; after more of them nothing is expected."""
+
+SELECT_PLACE = """SELECT blob, min(position) FROM blob_chunk
+ WHERE chunk = ?1 AND blob = (SELECT max(blob) FROM blob_chunk WHERE chunk = ?1)"""
+SELECT_NEXT = """SELECT n.position, c.id, c.size, c.codec, c.digest FROM blob_chunk AS n
+ JOIN chunk AS c ON c.id = n.chunk WHERE n.blob = ? AND n.position > ? ORDER BY n.position LIMIT 1000"""
+SELECT_BYTES = "SELECT bytes FROM chunk WHERE id = ?"
+
+
+class _Expected(NamedTuple):
+    """A chunk that probably comes, as its row says, and the bytes that do come."""
+
+    position: int
+    chunk_id: int
+    codec: object
+    digest: object
+    coming: memoryview
+
+
+class Continuation:
+    """Where in the store a blob on its way in was met, and what follows there."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._found: int | None = None
+        self._place: tuple[int, int] | None = None  # blob and position; looked up only if it is needed
+        self._misses = 0
+
+    def found(self, chunk_id: int) -> None:
+        """Take note of a chunk that came and that the store has."""
+        self._found, self._place, self._misses = chunk_id, None, 0
+
+    def missed(self) -> None:
+        """Take note of a chunk that came and that the store does not have."""
+        self._misses += 1
+        self._found = None
+        if self._place is not None:
+            blob, position = self._place
+            self._place = None if self._misses > MISSES else (blob, position + 1)
+
+    def chunks(self, coming: memoryview) -> Generator[tuple[int, bytearray]]:
+        """Yield id and bytes of each chunk of the store that comes next, as far as the content goes on the same.
+
+        Close it (``contextlib.closing``): no thread looks at ``coming`` any more then. Inside a transaction, whose
+        snapshot the other threads do not see, nothing is expected.
+        """
+        if coming.nbytes < WORTHWHILE or self._database.is_in_transaction:
+            return
+        if self._found is not None:
+            [(blob, position)] = self._database.query(SELECT_PLACE, (self._found,))
+            self._found, self._place = None, None if blob is None else (blob, position)
+        if self._place is None:
+            return
+        blob, _ = self._place
+        expected = self._expected(coming, *self._place)
+        if not expected:
+            self._place = None
+        with closing(in_order(self._same, expected, AHEAD)) as results:
+            for each, same in zip(expected, results, strict=False):  # the rest is not waited for
+                if same is None:
+                    return
+                self._place, self._misses = (blob, each.position), 0
+                yield each.chunk_id, same
+
+    def _expected(self, coming: memoryview, blob: int, position: int) -> list[_Expected]:
+        expected = []
+        begin = 0
+        for place, chunk_id, size, codec, digest in self._database.query(SELECT_NEXT, (blob, position)):
+            if not isinstance(size, int) or not 0 < size <= min(MAX_CHUNK, coming.nbytes - begin):
+                break
+            expected.append(_Expected(place, chunk_id, codec, digest, coming[begin : begin + size]))
+            begin += size
+        return expected
+
+    def _same(self, expected: _Expected) -> bytearray | None:
+        """Return the chunk's bytes if they are those that come; None if not, or if the chunk is gone or damaged."""
+        stored = self._stored(expected)
+        if stored is None or stored != expected.coming or xxh3_128_digest(stored) != expected.digest:
+            return None
+        return stored
+
+    def _stored(self, expected: _Expected) -> bytearray | None:
+        size = expected.coming.nbytes
+        if expected.codec == codecs.RAW:
+            stored = bytearray(size)
+            is_read = self._database.read_into(memoryview(stored), "chunk", "bytes", expected.chunk_id)
+            return stored if is_read else None
+        for (packed,) in self._database.query(SELECT_BYTES, (expected.chunk_id,)):
+            try:
+                return bytearray(codecs.decode(expected.codec, packed, size))
+            except Damaged:
+                return None
+        return None
