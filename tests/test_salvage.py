@@ -447,6 +447,22 @@ def test_no_run_is_trusted_when_flows_and_trust_changed_places(path: str, out: s
     assert rows(out, "SELECT count(*) FROM untrusted") == rows(out, "SELECT count(*) FROM run")
 
 
+def test_no_run_is_trusted_when_the_flows_stand_in_the_place_of_trust(path: str, out: str) -> None:
+    """A page that is a copy of that of the flows says of runs with other numbers that they are untrusted."""
+    runs = [run for (run,) in rows(path, "SELECT id FROM run ORDER BY id")]
+    with tampering(path) as connection:
+        connection.execute("DELETE FROM untrusted")
+        connection.execute("INSERT INTO untrusted VALUES (?, 'theirs')", (runs[-1],))
+    assert runs[-1] not in [flow for (flow,) in rows(path, "SELECT id FROM flow")]
+    [flow] = [page for page, (name, _) in pages_of(path).items() if name == "flow"]
+    [untrusted] = [page for page, (name, _) in pages_of(path).items() if name == "untrusted"]
+    data = bytearray(Path(path).read_bytes())
+    data[(untrusted - 1) * PAGE : untrusted * PAGE] = data[(flow - 1) * PAGE : flow * PAGE]
+    Path(path).write_bytes(data)
+    salvage(path, out)
+    assert rows(out, "SELECT count(*) FROM untrusted") == rows(out, "SELECT count(*) FROM run")
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """For a blob of 300 MB, to verify and to salvage it."""
     with start(helpers_verify.memory, str(tmp_path / "runs.db"), 300_000_000) as process:

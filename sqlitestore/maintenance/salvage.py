@@ -39,6 +39,7 @@ COUNT_FLOWS_OF_ONE_KIND = """SELECT COUNT(1) FROM (
 """Flows that only the table has, or only its index (see ``carving.ATTACHED``)."""
 COUNT_OUT_OF_ORDER = """SELECT COUNT(1) FROM (
  SELECT c0, LAG(c0) OVER (PARTITION BY page ORDER BY cell) AS before FROM untrusted) WHERE c0 <= before"""
+COUNT_NAMES_AS_ORIGINS = "SELECT COUNT(1) FROM untrusted AS u JOIN flow AS f ON f.c0 = u.c0 AND f.c1 = u.c1"
 DELETE_SEQUENCE = "DELETE FROM sqlite_sequence"
 LARGEST_CHUNK = "SELECT COALESCE(MAX(id), 0) FROM chunk"
 DELETE_UNNEEDED_BLOB = """DELETE FROM blob WHERE key = ?1 AND id NOT IN (SELECT blob FROM artifact
@@ -193,6 +194,8 @@ class _Salvage:
             return True
         # Rows of "flow" and of "untrusted" look alike: if the pages of the two changed places, only the index tells.
         if self._staging.query(COUNT_FLOWS_OF_ONE_KIND) != [(0,)]:
+            return True
+        if self._staging.query(COUNT_NAMES_AS_ORIGINS) != [(0,)]:  # a copy of the page of flows has taken the place
             return True
         if self._staging.query(COUNT_OUT_OF_ORDER) != [(0,)]:  # an id that changed makes another run trusted
             return True
