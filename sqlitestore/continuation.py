@@ -29,17 +29,20 @@ AHEAD = 4
 MISSES = 2
 """So many new chunks in a row may have taken the place of as many; after more of them nothing is expected."""
 
+AT_ONCE = 1000
+"""Chunks that are looked up together once the first of them was the same."""
+
 SELECT_PLACE = """SELECT blob, min(position) FROM blob_chunk
  WHERE chunk = ?1 AND blob = (SELECT max(blob) FROM blob_chunk WHERE chunk = ?1)"""
 SELECT_NEXT = """SELECT n.position, c.id, c.size, c.codec, c.digest FROM blob_chunk AS n
- JOIN chunk AS c ON c.id = n.chunk WHERE n.blob = ? AND n.position > ? ORDER BY n.position LIMIT 1000"""
+ JOIN chunk AS c ON c.id = n.chunk WHERE n.blob = ? AND n.position > ? ORDER BY n.position LIMIT ?"""
 SELECT_BYTES = "SELECT bytes FROM chunk WHERE id = ?"
 
 
 class _Expected(NamedTuple):
     """A chunk that probably comes, as its row says, and the bytes that do come."""
 
-    position: int
+    place: tuple[int, int]
     chunk_id: int
     codec: object
     digest: object
@@ -77,27 +80,37 @@ class Continuation:
             return
         if self._found is not None:
             [(blob, position)] = self._database.query(SELECT_PLACE, (self._found,))
-            self._found, self._place = None, None if blob is None else (blob, position)
-        if self._place is None:
-            return
-        blob, _ = self._place
-        expected = self._expected(coming, *self._place)
-        if not expected:
+            self._found, self._place = None, (blob, position) if _are_numbers(blob, position) else None
+        first = self._expected(coming, 1)
+        if not first:
             self._place = None
-        with closing(in_order(self._same, expected, AHEAD)) as results:
-            for each, same in zip(expected, results, strict=False):  # the rest is not waited for
+        for each in first:  # alone: content that only begins as something else does is to cost little
+            same = self._same(each)
+            if same is None:
+                return
+            yield self._taken(each), same
+        rest = self._expected(coming[sum(each.coming.nbytes for each in first) :], AT_ONCE)
+        with closing(in_order(self._same, rest, AHEAD)) as results:
+            for each, same in zip(rest, results, strict=False):  # what is not taken is not waited for
                 if same is None:
                     return
-                self._place, self._misses = (blob, each.position), 0
-                yield each.chunk_id, same
+                yield self._taken(each), same
 
-    def _expected(self, coming: memoryview, blob: int, position: int) -> list[_Expected]:
+    def _taken(self, expected: _Expected) -> int:
+        self._place, self._misses = expected.place, 0
+        return expected.chunk_id
+
+    def _expected(self, coming: memoryview, most: int) -> list[_Expected]:
+        """Return up to ``most`` chunks that follow in the store, as far as all of their bytes are at hand."""
+        if self._place is None:
+            return []
+        blob, _ = self._place
         expected = []
         begin = 0
-        for place, chunk_id, size, codec, digest in self._database.query(SELECT_NEXT, (blob, position)):
-            if not isinstance(size, int) or not 0 < size <= min(MAX_CHUNK, coming.nbytes - begin):
+        for position, chunk_id, size, codec, digest in self._database.query(SELECT_NEXT, (*self._place, most)):
+            if not _are_numbers(position, size) or not 0 < size <= min(MAX_CHUNK, coming.nbytes - begin):
                 break
-            expected.append(_Expected(place, chunk_id, codec, digest, coming[begin : begin + size]))
+            expected.append(_Expected((blob, position), chunk_id, codec, digest, coming[begin : begin + size]))
             begin += size
         return expected
 
@@ -120,3 +133,8 @@ class Continuation:
             except Damaged:
                 return None
         return None
+
+
+def _are_numbers(*values: object) -> bool:
+    """Return whether a row holds what SQLite would have checked when it was written by us; a forged one may not."""
+    return all(isinstance(value, int) for value in values)
