@@ -20,9 +20,9 @@ from sqlitestore.memory_pages import ask_for_large_pages
 
 @pytest.fixture(scope="module", params=["compressed", "as they are"])
 def numbers(request: pytest.FixtureRequest) -> np.ndarray:
-    """Return numbers whose chunks are stored so: more than fifty that are all different."""
+    """Return numbers whose chunks are stored so: dozens that are all different."""
     chance = np.random.default_rng(1)
-    array = chance.integers(0, 1000, 5_000_000) if request.param == "compressed" else chance.random(2_500_000)
+    array = chance.integers(0, 1000, 5_000_000) if request.param == "compressed" else chance.random(3_000_000)
     assert array.nbytes >= 4 * LARGE
     return array
 
@@ -51,9 +51,9 @@ def chunks(path: str) -> list[tuple[int, int]]:
 def test_they_come_back_and_are_there_once(saved: str, numbers: np.ndarray) -> None:
     """Saved again, their chunks are found, decoded and compared; none is added."""
     before = chunks(saved)
-    assert len(before) > 50
+    assert len(before) > 25
     compressed = sum(codec for _, codec in before)
-    assert compressed > 50 if numbers.dtype == np.int64 else compressed <= 1
+    assert compressed > 25 if numbers.dtype == np.int64 else compressed <= 1
     with FlowDataStore(FLOW, ds_root=saved) as flow:
         save_task(flow, "2", x=numbers)
         assert np.array_equal(load(flow, "1"), numbers)
@@ -95,7 +95,7 @@ def test_a_chunk_with_other_bytes_under_its_digest_is_not_shared(saved: str, num
         "digest = zeroblob(16)",
     ],
 )
-@pytest.mark.parametrize("number", [0, 50, -1])
+@pytest.mark.parametrize("number", [0, 20, -1])
 def test_a_damaged_chunk_is_an_error(saved: str, what: str, number: int) -> None:
     """Whichever thread reads it: the error names the blob and the file."""
     row = chunks(saved)[number][0]
