@@ -463,6 +463,23 @@ def test_no_run_is_trusted_when_the_flows_stand_in_the_place_of_trust(path: str,
     assert rows(out, "SELECT count(*) FROM untrusted") == rows(out, "SELECT count(*) FROM run")
 
 
+def test_a_name_that_rows_speak_against_needs_a_second_place(path: str, out: str) -> None:
+    """A run's name is damaged in the table, and its index is lost: no run is saved under the damaged name."""
+    names = {name for (name,) in rows(path, "SELECT name FROM run")}
+    row, name = rows(path, "SELECT r.id, r.name FROM run AS r JOIN attempt AS a ON a.run = r.id ORDER BY r.id LIMIT 1")[
+        0
+    ]
+    [index] = [page for page, (tree, _) in pages_of(path).items() if tree == "sqlite_autoindex_run_1"]
+    with tampering(path) as connection:
+        connection.execute("UPDATE run SET name = 'x' || substr(name, 2) WHERE id = ?", (row,))
+    damaged_pages(path, index)
+    report = salvage(path, out)
+    saved = {name for (name,) in rows(out, "SELECT name FROM run")}
+    assert saved
+    assert saved <= names - {name}
+    assert f"{FLOW}/x{name[1:]}" in {problem.pathspec for problem in report.problems if problem.kind == "run"}
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """For a blob of 300 MB, to verify and to salvage it."""
     with start(helpers_verify.memory, str(tmp_path / "runs.db"), 300_000_000) as process:

@@ -14,6 +14,7 @@ import helpers_everything
 import helpers_verify
 import pytest
 from helpers_cli import as_process, run
+from helpers_inventory import PAGE, pages_of
 from helpers_processes import result_of, start
 from helpers_store import FLOW, dump, tampering
 from sqlite_oracle import digest
@@ -288,6 +289,30 @@ def test_a_page_that_is_zeroed_is_found(path: str, table: str) -> None:
     assert not found.ok
     if table not in {"store", "attempt", "run", "flow"}:
         assert found.checked.attempts == 10, found.problems
+
+
+def test_damage_that_ends_the_check_of_sqlite_hides_no_other(path: str) -> None:
+    """Where a row cannot be read it goes no further; the tables behind are then checked by themselves."""
+    [index] = [page for page, (name, _) in pages_of(path).items() if name == "sqlite_autoindex_flow_1"]
+    attempts = _leaf(path, "attempt")
+    data = bytearray(Path(path).read_bytes())
+    names = slice((index - 1) * PAGE, index * PAGE)
+    assert data[names].count(FLOW.encode()) == 1
+    data[names] = data[names].replace(FLOW.encode(), FLOW[:-1].encode() + b"?")
+    start = (attempts - 1) * PAGE
+    for number in range(3):  # a cell: size, id, then the size of the record's head, which cannot be this
+        place = start + 8 + 2 * number
+        cell = start + int.from_bytes(data[place : place + 2])
+        while data[cell] & 0x80:
+            cell += 1
+        cell += 1
+        while data[cell] & 0x80:
+            cell += 1
+        data[cell + 1] = 0x7F
+    Path(path).write_bytes(data)
+    found = verify(path)
+    assert ("structure", "attempt") in {(problem.kind, problem.name) for problem in found.problems}
+    assert "sqlite_autoindex_flow_1" in " ".join(problem.message for problem in found.problems)
 
 
 @pytest.mark.parametrize("damage", ["header", "schema", "cut", "text", "empty"])

@@ -33,6 +33,7 @@ class RunNames:
         self._hurt = hurt
         self._flows: dict[int, list[str]] = {}
         self._agreed: set[Any] = set()
+        self._alone: set[int] = set()  # runs whose name stands in one place only
         self._runs: dict[int, list[RunName]] = {}
         self.proven: dict[int, RunName] = {}
         self._contradicted: set[Any] = set()
@@ -70,6 +71,8 @@ class RunNames:
         agreed = self._agreed_rows("run", rows, set())
         if len(found) == len(agreed) == 1 and found[0].flow in self._agreed:
             self._agreed.add(run)
+            if len(rows) == 1:
+                self._alone.add(run)
         return found
 
     def _agreed_rows(self, table: str, rows: list[tuple[Any, ...]], doubtful: set[Any]) -> set[tuple[Any, ...]]:
@@ -105,8 +108,9 @@ class RunNames:
         for run, names in self._runs.items():
             if run in self.proven:
                 continue
-            # The name of a run in the trash stands only there: rows that it does not fit speak against it.
-            doubtful = run in self._contradicted and any(name.trashed is not None for name in names)
+            # A name that stands in one place only, as in the trash: rows that it does not fit speak against it.
+            alone = run in self._alone or any(name.trashed is not None for name in names)
+            doubtful = run in self._contradicted and alone
             if run in self._agreed and not doubtful and self._take(run, names[0]):
                 continue
             where = pathspec_of(names[0][:2]) if names else f"?/? (id {run})"

@@ -31,6 +31,9 @@ MAX_MESSAGES = 1000
 
 INTEGRITY = f"PRAGMA integrity_check({MAX_MESSAGES})"
 INTEGRITY_OF = "PRAGMA integrity_check({})"
+MALFORMED = "database disk image is malformed"
+"""What they say, as a row, where they cannot go on."""
+
 FOREIGN_KEYS_OF = "PRAGMA foreign_key_check({})"
 SELECT_STORE = "SELECT uuid, kind, created, writer FROM store"
 SELECT_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'chunk'"
@@ -143,8 +146,11 @@ def _check_structure(
     progress.start("Checking the structure", len(checks) + 2 * len(checked), "steps")
     try:
         for statement in checks:
-            _check_integrity(database, statement, findings)
+            came_to_its_end = _check_integrity(database, statement, findings)
             progress.advance(1)
+            if not came_to_its_end and not quick:  # where one table ended it, nothing is known of those behind it
+                for table in tables:
+                    _check_integrity(database, INTEGRITY_OF.format(table), findings, table)
         for table in checked:
             _check_references(database, table, findings)
             progress.advance(1)
@@ -155,13 +161,19 @@ def _check_structure(
         progress.finish()
 
 
-def _check_integrity(database: Database, statement: str, findings: Findings) -> None:
-    for (message,) in _rows(database, statement, findings, "the check of SQLite"):
+def _check_integrity(database: Database, statement: str, findings: Findings, table: str = "") -> bool:
+    """Take what SQLite says, of one ``table`` or of all; return False if damage kept it from looking at everything."""
+    messages = _rows(database, statement, findings, table or "the check of SQLite")
+    came_to_its_end = bool(messages)
+    for (message,) in messages:
         if message != "ok":
             findings.structure_hurt = True
             for line in str(message).splitlines():
+                if line == MALFORMED:
+                    came_to_its_end = False
                 if not line.startswith("*** in database"):
-                    findings.add("structure", line)
+                    findings.add("structure", line, name=table)
+    return came_to_its_end
 
 
 def _check_references(database: Database, table: str, findings: Findings) -> None:

@@ -18,8 +18,7 @@ class SalvageCheck:
     def __init__(self, path: str) -> None:
         self.items, self.stubs = inventory(path)
         self.pages = pages_of(path)
-        needed = {part for item, value in self.items.items() if item[0] != "blob" for part in (*item, *value)}
-        self.unneeded = {item for item in self.items if item[0] == "blob" and item[1] not in needed}
+        self.unneeded = _unneeded(self.items, self.items)
 
     def check(self, path: str, out: str, hurt: set[int], *, earlier: bool) -> bool:
         """Salvage; False if there was nothing. With ``earlier``, what is hurt is of an earlier time: values may differ.
@@ -43,7 +42,10 @@ class SalvageCheck:
         assert report.found or not told, f"salvage says nothing of {told[:5]}"
         if hurt <= self.pages.keys():
             trees = {self.pages[page][0] for page in hurt}
+            unneeded_now = _unneeded(self.items, items) if "sqlite_schema" in trees else set()
             for item in lost:
+                if item in unneeded_now:  # what needed it is lost, and nobody knows whether it was deleted
+                    continue
                 # Nobody knows whether it was deleted, or whether the row is one of ``chunk``, which looks the same.
                 if item in self.unneeded and {"sqlite_schema", "blob", "chunk"} & trees:
                     continue
@@ -82,3 +84,9 @@ class SalvageCheck:
         for item in self.items:
             if item[0] == "untrusted" and ("run", *item[1:]) in items:
                 assert item in items, f"{item} is trusted now"
+
+
+def _unneeded(items: Items, by: Items) -> set[Any]:
+    """Return the blobs of ``items`` that nothing of ``by`` refers to."""
+    needed = {part for item, value in by.items() if item[0] != "blob" for part in (*item, *value)}
+    return {item for item in items if item[0] == "blob" and item[1] not in needed}
