@@ -28,14 +28,14 @@ from sqlitestore.stubs import DELETE_STUBS, INSERT_STUB, with_stubs
 
 INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
 INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? ON CONFLICT(flow, name) DO NOTHING"
-# Subqueries: a join of the three tables took three times as long, in each start and end of a task.
-_OF_RUN = "step = ?3 AND task = ?4 AND number = ?5"
-SELECT_RUN = "SELECT id FROM run WHERE flow = (SELECT id FROM flow WHERE name = ?1) AND name = ?2"
-SELECT_ATTEMPT_ID = f"SELECT id, started, done FROM attempt WHERE run = ({SELECT_RUN}) AND {_OF_RUN}"
-SELECT_IS_DONE = f"SELECT done IS NOT NULL FROM attempt WHERE run = ({SELECT_RUN}) AND {_OF_RUN}"
-INSERT_ATTEMPT = f"""INSERT INTO attempt(run, step, task, number, started, digest)
- SELECT run.id, ?3, ?4, ?5, ?6, ?7 FROM ({SELECT_RUN}) AS run
- WHERE true ON CONFLICT(run, step, task, number) DO NOTHING"""
+SELECT_RUN = "SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?"
+SELECT_ATTEMPT_ID = """SELECT a.id, a.started, a.done FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
+SELECT_IS_DONE = """SELECT a.done IS NOT NULL FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
+INSERT_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, digest)
+ SELECT r.id, ?3, ?4, ?5, ?6, ?7 FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ?1 AND r.name = ?2
+ ON CONFLICT(run, step, task, number) DO NOTHING"""
 START_ATTEMPT = "UPDATE attempt SET started = ?, digest = ? WHERE id = ?"
 FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?, digest = ? WHERE id = ?"
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
