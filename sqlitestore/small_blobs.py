@@ -110,7 +110,7 @@ def _id_of_equal(connection: apsw.Connection, row: Row, opened: Opener) -> int:
         if stored[0] != size:
             raise collision(key)
         with opened(key.hex()) as file:
-            check_equal(key, file.read(), bytes(codecs.decode(codec, encoded, size)))
+            check_equal(key, file.read(), codecs.decode(codec, encoded, size))
     return cast("int", blob_id)
 
 

@@ -56,9 +56,10 @@ class TaskDataStoreWriter(TaskDataStore):
         """Save the ``(name, object)`` pairs that ``artifacts_iter`` yields, each before the next is asked for.
 
         Objects are serialized straight into the store: beside the object itself some tens of MiB are needed, whatever
-        its size. A name saved again replaces the earlier object. If the iterator or an object's serializing raises,
-        none of the call's artifacts are recorded; the latter is an UnpicklableArtifactException that names the
-        artifact, with the cause chained.
+        its size. Small ones may wait in memory, up to a MiB together, and be written by ``done``. A name saved
+        again replaces the earlier object. If the iterator or an object's serializing raises, none of the call's
+        artifacts are recorded; the latter is an UnpicklableArtifactException that names the artifact, with the cause
+        chained.
         """
         del len_hint
         self._check_not_done()
