@@ -9,7 +9,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pickle import PickleBuffer
 from typing import Any, TypeAlias
@@ -28,7 +28,7 @@ from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, relea
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 from sqlitestore.pragmas import overwriting_what_is_deleted
-from sqlitestore.small_blobs import Pending, SmallBatch
+from sqlitestore.small_blobs import Pending, SmallBatch, insert_small_blobs
 from sqlitestore.stubs import size_left_out
 
 INLINE = 64 * 1024
@@ -135,11 +135,16 @@ class Blobs:
 
     def put_what_waits(self, pending: Pending) -> None:
         """Put the small blobs that wait for the end of an attempt now, held: somebody else counts on them."""
-        waiting = dict(pending.waiting)
-        if waiting:
-            self.put(map(payload_of, waiting.values()))
-            pending.were_put(waiting)
-            crash_point("waiting-blobs-put")
+        rows = pending.rows(list(pending.waiting))
+        with ExitStack() as if_it_fails:
+            with self._database.write() as connection:
+                new = pending.to_put(rows)
+                insert_small_blobs(connection, new, self.open)
+                keys = [row[0] for row in new]
+                hold(connection, dict.fromkeys(keys, 1))
+                if_it_fails.callback(pending.were_put(keys))
+            if_it_fails.pop_all()
+        crash_point("waiting-blobs-put")
 
     def release(self, keys: Iterable[str]) -> None:
         """Let go of blobs that were put and will not be referenced; each key once."""

@@ -6,7 +6,7 @@ The bytes of a blob whose key is in the file already are compared with those: a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeAlias, cast
 
@@ -51,6 +51,9 @@ class Pending:
         self.held: Counter[bytes] = Counter()
         """How often each key is held for this attempt."""
         self._bytes = 0
+        self._put: set[bytes] = set()
+        """Those that wait which are in the file all the same, since somebody asked for one."""
+        self._is_done = False
 
     def take(self, key: bytes, data: bytes) -> bool:
         """Have a small blob wait; False if there is no room for it. Raises Damaged if another has its key."""
@@ -74,17 +77,36 @@ class Pending:
             if (data := waiting.get(key)) is not None
         ]
 
-    def were_put(self, keys: Iterable[bytes]) -> None:
-        """Note that blobs that waited are in the file, held."""
-        for key in keys:
-            self.held[key] += 1
-            self._bytes -= len(self.waiting.pop(key, b"")) + OVERHEAD
+    # These are called inside the transaction in which they are true. So of two threads, of which one makes the attempt
+    # done and the other reads a blob of it, the second sees what the first did. What they return takes it back.
 
-    def clear(self) -> None:
-        """Forget all: the attempt is done."""
+    def to_put(self, rows: Iterable[Row]) -> list[Row]:
+        """Return those of the rows that are not in the file yet."""
+        return [] if self._is_done else [row for row in rows if row[0] not in self._put]
+
+    def were_put(self, keys: Collection[bytes]) -> Callable[[], object]:
+        """Note that blobs that wait are in the file, held."""
+
+        def take_back() -> None:
+            self._put.difference_update(keys)
+            self.held.subtract(keys)
+
+        self._put.update(keys)
+        self.held.update(keys)
+        return take_back
+
+    def are_referenced(self) -> Callable[[], object]:
+        """Note that the attempt is done, and holds nothing any more."""
+        held, self.held, self._is_done = self.held, Counter(), True
+
+        def take_back() -> None:
+            self.held, self._is_done = held, False
+
+        return take_back
+
+    def forget(self) -> None:
+        """Let go of the content, after that transaction."""
         self.waiting = {}
-        self.held = Counter()
-        self._bytes = 0
 
 
 def insert_small_blobs(connection: apsw.Connection, rows: Iterable[Row], opened: Opener) -> dict[bytes, int]:

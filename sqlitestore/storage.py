@@ -244,8 +244,7 @@ class SQLiteStorage(DataStoreStorage):
         try:
             return self._blobs.open(key)
         except BlobNotFound:
-            if not self._put_if_waiting([key]):
-                raise
+            self._put_what_waits([key])
             return self._blobs.open(key)
 
     def load_blobs(self, flow_name: str, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -259,23 +258,27 @@ class SQLiteStorage(DataStoreStorage):
         """See the contract."""
         del flow_name
         found = self._blobs.has(keys)
-        return found if all(found) or not self._put_if_waiting(keys) else self._blobs.has(keys)
+        if all(found):
+            return found
+        self._put_what_waits(keys)
+        return self._blobs.has(keys)
 
     def hold_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
         """See the contract."""
         self.has_blobs(flow_name, keys)  # puts what waits
         return self._blobs.hold(keys) if keys else []
 
-    def _put_if_waiting(self, keys: Iterable[str]) -> bool:
-        """Put blobs that the file lacks if an attempt in progress has them; return whether one had any."""
+    def _put_what_waits(self, keys: Iterable[str]) -> None:
+        """Put blobs that the file lacked if they wait for an attempt in progress, or wait until another thread has.
+
+        The caller looks again in any case: the attempt may have been done since it looked first.
+        """
         unfinished = [reference() for reference in self._unfinished.valuerefs()]
-        if not unfinished:
-            return False
-        asked = set(map(key_of, keys))
-        having = [pending for pending in unfinished if pending is not None and not asked.isdisjoint(pending.waiting)]
-        for pending in having:
-            self._blobs.put_what_waits(pending)
-        return bool(having)
+        if unfinished:
+            asked = set(map(key_of, keys))
+            for pending in unfinished:
+                if pending is not None and any(key in pending.waiting for key in asked):
+                    self._blobs.put_what_waits(pending)
 
     def attempt_in_progress(self, task: TaskAddress) -> AttemptInProgress:
         """See the contract. Small blobs wait in memory until the attempt is done."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import apsw
@@ -225,16 +226,20 @@ class Tasks:
         finished = Finished(artifacts, float(done), ".".join(map(str, sys.version_info[:3])))
         rows = _rows(task, finished)
         blobs = [] if pending is None else pending.rows(row[1] for row in rows)
-        with self._database.write() as connection:
-            attempt, started, was_done = attempt_id(connection, task, number)
-            if was_done is not None:
-                raise _already_done(task, number)
-            known = insert_small_blobs(connection, blobs, self._blobs.open)
-            crash_point("attempt-blobs-inserted")
-            held = [row[1] for row in rows] if pending is None else list(pending.held.elements())
-            self._finish(connection, task, number, attempt, started, finished, rows, known, held)
+        with ExitStack() as if_it_fails:
+            with self._database.write() as connection:
+                attempt, started, was_done = attempt_id(connection, task, number)
+                if was_done is not None:
+                    raise _already_done(task, number)
+                known = insert_small_blobs(connection, blobs, self._blobs.open)
+                crash_point("attempt-blobs-inserted")
+                held = [row[1] for row in rows] if pending is None else list(pending.held.elements())
+                self._finish(connection, task, number, attempt, started, finished, rows, known, held)
+                if pending is not None:
+                    if_it_fails.callback(pending.are_referenced())
+            if_it_fails.pop_all()
         if pending is not None:
-            pending.clear()
+            pending.forget()
 
     def rewrite(self, task: TaskAddress, number: int, started: float | None, finished: Finished | None) -> None:
         """Make an attempt what is given, whatever it was, in one transaction: for Metaflow, whose contract overwrites.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import apsw
@@ -18,6 +19,7 @@ from sqlitestore.crash_points import set_hook
 from sqlitestore.maintenance.compact import compact
 from sqlitestore.maintenance.prune import plan_prune, prune
 from sqlitestore.small_blobs import OVERHEAD, ROOM
+from sqlitestore.testing.base import together
 from sqlitestore.testing.memory import MemoryStorage
 
 SMALL = {"number": 1, "text": "some text", "nothing": None}
@@ -294,6 +296,59 @@ def test_a_flow_is_persisted_with_what_its_datastore_holds(flow: FlowDataStore, 
         writer.persist(instance)
         writer.done()
         assert values(flow, task) == {**SMALL, "extra": "own"}
+
+
+def test_a_look_that_fails_can_be_repeated(flow: FlowDataStore, path: str) -> None:
+    """What waits and was to be read goes on waiting if it could not be put; the attempt is done all the same."""
+
+    def fail(passed: str) -> None:
+        if passed == "before-commit":
+            raise apsw.FullError("database or disk is full")
+
+    writer = writer_of(flow, **SMALL)
+    set_hook(fail)
+    try:
+        with pytest.raises(DataException):
+            writer["text"]
+    finally:
+        set_hook(None)
+    assert count(path, "blob") == 0
+    assert writer["text"] == SMALL["text"]
+    assert len(held(path)) == 3
+    writer.done()
+    assert held(path) == {}
+    assert values(flow) == SMALL
+
+
+def test_threads_read_what_others_are_about_to_finish(flow: FlowDataStore, path: str) -> None:
+    """At each moment a key that was given can be read, and in the end nothing is held."""
+    saved: list[list[str]] = []
+    finished = Event()
+
+    def work(number: int) -> int:
+        reads = 0
+        if number < 2:
+            for task in range(40):
+                writer = writer_of(flow, f"{number} {task}", own=[number, task], same=None)
+                saved.append(list(dict(writer.items()).values()))
+                writer.done()
+            return 80
+        while not finished.is_set() or not reads:
+            if saved:
+                reads += len(dict(flow.load_data(saved[-1])))
+        return reads
+
+    def watched(number: int) -> int:
+        try:
+            return work(number)
+        finally:
+            if number < 2:
+                finished.set()
+
+    outcomes = together(4, watched)
+    assert all(isinstance(outcome, int) and outcome for outcome in outcomes), outcomes
+    assert held(path) == {}
+    assert len(flow.get_latest_task_datastores("1")) == 80
 
 
 # Upkeep between save and done
