@@ -9,7 +9,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pickle import PickleBuffer
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
-from sqlitestore.chunk_stream import BATCH, DELETE_CHUNK, INSERT_BLOB, ChunkStream, ChunkVanished, Root, check_equal
+from sqlitestore.chunk_stream import DELETE_CHUNK, ChunkStream, ChunkVanished, Root, check_equal
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
@@ -28,6 +28,7 @@ from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, relea
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 from sqlitestore.pragmas import overwriting_what_is_deleted
+from sqlitestore.small_blobs import Pending, SmallBatch, insert_small_blobs
 from sqlitestore.stubs import size_left_out
 
 INLINE = 64 * 1024
@@ -39,7 +40,6 @@ SELECT_BLOB = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
 SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS asked
  LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
 HAS_BLOBS = "SELECT b.id IS NOT NULL FROM json_each(?) AS asked LEFT JOIN blob AS b ON b.key = unhex(asked.value)"
-INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
 SELECT_KEYS = "SELECT lower(hex(key)) FROM blob WHERE key >= ? AND key < ? AND length(key) = 20 ORDER BY key"
 SELECT_STARTS = "SELECT DISTINCT lower(hex(substr(key, 1, 1))) FROM blob WHERE length(key) = 20"
 SELECT_SIZES = """SELECT asked.value, b.size FROM json_each(?) AS asked JOIN blob AS b ON b.key = unhex(asked.value)"""
@@ -90,7 +90,13 @@ class Blobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, payloads: Iterable[Payload], keys: Iterable[str] = (), root: Root | None = None) -> list[StoredBlob]:
+    def put(
+        self,
+        payloads: Iterable[Payload],
+        keys: Iterable[str] = (),
+        root: Root | None = None,
+        pending: Pending | None = None,
+    ) -> list[StoredBlob]:
         """Store each payload once; return keys and sizes in order, duplicates included.
 
         Blobs are keyed by xxh3-128, or by the ``keys`` given (one a payload, checked against the bytes: InvalidKey).
@@ -99,25 +105,46 @@ class Blobs:
 
         Each blob is held (see ``holds``) until the transaction that references it releases it. With ``root`` something
         refers to it in the transaction that stores it: for callers who will not put again what is there.
+
+        With ``pending`` small blobs wait there as long as there is room, and it counts the holds on the others.
         """
         self._database.check_open()
         stored: list[StoredBlob] = []
-        small = _SmallBatch(self, self._database, root)
+        put: list[bytes] = []
+        small = SmallBatch(self.open, self._database, root)
         given = iter(keys)
         try:
             for payload in payloads:
                 writer = self._write(payload, next(given, None), root)
                 stored.append(StoredBlob(writer.key.hex(), writer.size))
+                if writer.small is not None and pending is not None and pending.take(writer.key, writer.small):
+                    continue
+                put.append(writer.key)
                 if writer.small is not None:
                     small.add(writer.key, writer.small)
             small.flush()
         except BaseException:
             # What still waits is not held: another put of this process may hold the same.
-            held = Counter(key_of(blob.key) for blob in stored) - small.times
+            held = Counter(put) - small.times
             with suppress(DataException):  # the error on its way is the one to see
                 self.release(key.hex() for key in held.elements())
             raise
+        if pending is not None:
+            pending.held.update(put)
         return stored
+
+    def put_what_waits(self, pending: Pending) -> None:
+        """Put the small blobs that wait for the end of an attempt now, held: somebody else counts on them."""
+        rows = pending.rows(list(pending.waiting))
+        with ExitStack() as if_it_fails:
+            with self._database.write() as connection:
+                new = pending.to_put(rows)
+                insert_small_blobs(connection, new, self.open)
+                keys = [row[0] for row in new]
+                hold(connection, dict.fromkeys(keys, 1))
+                if_it_fails.callback(pending.were_put(keys))
+            if_it_fails.pop_all()
+        crash_point("waiting-blobs-put")
 
     def release(self, keys: Iterable[str]) -> None:
         """Let go of blobs that were put and will not be referenced; each key once."""
@@ -214,6 +241,14 @@ class Blobs:
             there = self.has(keys)
             hold_at_least_once(connection, [key_of(key) for key, found in zip(keys, there, strict=True) if found])
         return there
+
+    def hold_for(self, pending: Pending, keys: Iterable[str]) -> None:
+        """Hold the blobs that are there, once more each, for an attempt that will refer to them."""
+        asked = list(keys)
+        with self._database.write() as connection:
+            held = Counter(key_of(key) for key, found in zip(asked, self.has(asked), strict=True) if found)
+            hold(connection, held)
+        pending.held.update(held)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the size [bytes] of each blob by its key; keys without a blob are left out."""
@@ -368,53 +403,3 @@ class BlobWriter:
             raise InvalidKey(
                 f"The blob given as {self._expected.hex()} has the key {self.key.hex()}; it was not saved."
             )
-
-
-class _SmallBatch:
-    """Small blobs on their way in, a transaction for many."""
-
-    def __init__(self, blobs: Blobs, database: Database, root: Root | None) -> None:
-        self._blobs = blobs
-        self._database = database
-        self._root = root
-        self._waiting: dict[bytes, bytes] = {}
-        self.times: Counter[bytes] = Counter()
-        """How often each blob that waits is to be held."""
-        self._bytes = 0
-
-    def add(self, key: bytes, data: bytes, times: int = 1) -> None:
-        """Take a blob that is to be held ``times`` times."""
-        self.times[key] += times
-        known = self._waiting.setdefault(key, data)
-        if known is not data:
-            check_equal(key, known, data)
-            return
-        self._bytes += len(data) + 100
-        if self._bytes >= BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Insert what waits, comparing bytes wherever the key is known already."""
-        if not self._waiting:
-            return
-        rows = [(key, len(data), *codecs.encode(data)) for key, data in self._waiting.items()]
-        with self._database.write() as connection:
-            new = {key for (key,) in connection.executemany(INSERT_SMALL_BLOB, rows)}
-            crash_point("small-blobs-inserted")
-            hold(connection, self.times)
-            if self._root is not None:
-                for key in self._waiting:
-                    self._root(connection, key)
-        crash_point("small-blobs-committed")
-        waiting, self._waiting, self._bytes = self._waiting, {}, 0
-        self.times = Counter()
-        if len(new) < len(waiting):
-            for key, data in waiting.items():
-                if key in new:
-                    continue
-                try:
-                    with self._blobs.open(key.hex()) as stored:
-                        check_equal(key, stored.read(), data)
-                except BlobNotFound:  # scrubbed since: nothing else removes what is held
-                    self.add(key, data, 0)
-            self.flush()

@@ -41,6 +41,7 @@ from sqlitestore.pragmas import (
     enforce_foreign_keys,
     has_log,
     keep_pages,
+    keep_plans,
     leave_the_log,
     let_the_file_shrink,
     set_journal_mode,
@@ -310,6 +311,7 @@ class Database:
             wait_for_writers(connection)
             distrust_the_file(connection)
             keep_pages(connection)
+            keep_plans(connection)
             enforce_foreign_keys(connection)
             writable = not connection.readonly("main")
             if writable:

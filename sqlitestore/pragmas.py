@@ -117,6 +117,15 @@ def keep_pages(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA temp_store=MEMORY")
 
 
+def keep_plans(connection: apsw.Connection) -> None:
+    """Plan a statement once, not for each of its executions: https://www.sqlite.org/queryplanner-ng.html#qpstab.
+
+    As it is built for us, SQLite parses and plans a join anew whenever values are bound to it, to look them up in
+    statistics (STAT4). Our files have none. To find an attempt took 13 us, and takes 4.
+    """
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+
+
 def enforce_foreign_keys(connection: apsw.Connection) -> None:
     """Make SQLite keep invariant I1; it is off by default, and per connection."""
     connection.execute("PRAGMA foreign_keys=ON")

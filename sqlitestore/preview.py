@@ -155,7 +155,7 @@ def _bounded(value: Any, limit: int = MAX_TEXT) -> str:
     else:
         text = repr(value)
     text = text if len(text) <= limit else text[: limit - 3] + "..."
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _short(value: Any, depth: int = 3) -> str:

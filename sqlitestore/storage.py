@@ -12,15 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar
+from weakref import WeakValueDictionary
 
-from sqlitestore.blobs import Payload
+from sqlitestore.attempt_in_progress import AttemptInProgress, SQLiteAttemptInProgress
+from sqlitestore.blobs import Payload, key_of
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
-from sqlitestore.errors import TaskNotFound
+from sqlitestore.errors import BlobNotFound, TaskNotFound
 from sqlitestore.location import resolve_root
 from sqlitestore.model import Artifact, Attempt, StoredBlob, TaskAddress
 from sqlitestore.pickling import ReadFile
 from sqlitestore.pragmas import JournalMode, Synchronous
+from sqlitestore.small_blobs import Pending
 from sqlitestore.tables import Tables
 
 
@@ -76,6 +79,10 @@ class DataStoreStorage(ABC):
         return self.has_blobs(flow_name, keys)
 
     # Attempts. One that is done never changes.
+
+    def attempt_in_progress(self, task: TaskAddress) -> AttemptInProgress:
+        """Return what the writer of an attempt saves with. Override it to put small blobs in together with the rest."""
+        return AttemptInProgress(self, task)
 
     @abstractmethod
     def start_attempt(self, task: TaskAddress, attempt: int, started: float) -> None:
@@ -208,6 +215,8 @@ class SQLiteStorage(DataStoreStorage):
         self._metadata = self.tables.metadata
         self._logs = self.tables.logs
         self._files = self.tables.files
+        self._unfinished: WeakValueDictionary[int, Pending] = WeakValueDictionary()
+        """Where blobs may wait that this storage has and the file has not yet, by any number."""
 
     @classmethod
     def get_datastore_root_from_config(cls, echo: Callable[[str], object], create_on_absent: bool = True) -> str | None:
@@ -232,22 +241,48 @@ class SQLiteStorage(DataStoreStorage):
     def open_blob(self, flow_name: str, key: str) -> AbstractContextManager[ReadFile]:
         """See the contract. Blobs are shared by all flows."""
         del flow_name
-        return self._blobs.open(key)
+        try:
+            return self._blobs.open(key)
+        except BlobNotFound:
+            self._put_what_waits([key])
+            return self._blobs.open(key)
 
     def load_blobs(self, flow_name: str, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """See the contract."""
-        del flow_name
+        if self._unfinished:
+            keys = list(keys)
+            self.has_blobs(flow_name, keys)  # puts what waits
         return self._blobs.load(keys)
 
     def has_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
         """See the contract."""
         del flow_name
+        found = self._blobs.has(keys)
+        if all(found):
+            return found
+        self._put_what_waits(keys)
         return self._blobs.has(keys)
 
     def hold_blobs(self, flow_name: str, keys: Sequence[str]) -> list[bool]:
         """See the contract."""
-        del flow_name
+        self.has_blobs(flow_name, keys)  # puts what waits
         return self._blobs.hold(keys) if keys else []
+
+    def _put_what_waits(self, keys: Iterable[str]) -> None:
+        """Put blobs that the file lacked if they wait for an attempt in progress, or wait until another thread has.
+
+        The caller looks again in any case: the attempt may have been done since it looked first.
+        """
+        unfinished = [reference() for reference in self._unfinished.valuerefs()]
+        if unfinished:
+            asked = set(map(key_of, keys))
+            for pending in unfinished:
+                if pending is not None and any(key in pending.waiting for key in asked):
+                    self._blobs.put_what_waits(pending)
+
+    def attempt_in_progress(self, task: TaskAddress) -> AttemptInProgress:
+        """See the contract. Small blobs wait in memory until the attempt is done."""
+        return SQLiteAttemptInProgress(self, task, self.tables, self._unfinished)
 
     def start_attempt(self, task: TaskAddress, attempt: int, started: float) -> None:
         """See the contract."""

@@ -27,6 +27,8 @@ from sqlitestore.model import Artifact, Buffer, DataArtifact, MetaDatum, check_i
 from sqlitestore.pickling import SERIALIZERS, Serializer, WriteFile
 from sqlitestore.task_datastore import TaskDataStore
 
+_NO_PAIRS = (str, bytes, bytearray, memoryview)
+
 
 class TaskDataStoreWriter(TaskDataStore):
     """Mode "w": saves one attempt, which nobody sees until ``done``.
@@ -39,6 +41,11 @@ class TaskDataStoreWriter(TaskDataStore):
     _finished = False
     """By this writer; it may still have to tell the metadata provider."""
 
+    def _find(self, data_metadata: Mapping[str, Any] | None, allow_not_done: bool) -> None:
+        """Begin with nothing, whatever there is."""
+        del data_metadata, allow_not_done
+        self._in_progress = self._storage_impl.attempt_in_progress(self._task)
+
     def init_task(self) -> None:
         """Start the attempt: from now on it is the task's latest. Raises AttemptDone."""
         self._check_not_done()
@@ -49,9 +56,10 @@ class TaskDataStoreWriter(TaskDataStore):
         """Save the ``(name, object)`` pairs that ``artifacts_iter`` yields, each before the next is asked for.
 
         Objects are serialized straight into the store: beside the object itself some tens of MiB are needed, whatever
-        its size. A name saved again replaces the earlier object. If the iterator or an object's serializing raises,
-        none of the call's artifacts are recorded; the latter is an UnpicklableArtifactException that names the
-        artifact, with the cause chained.
+        its size. Small ones may wait in memory, up to a MiB together, and be written by ``done``. A name saved
+        again replaces the earlier object. If the iterator or an object's serializing raises, none of the call's
+        artifacts are recorded; the latter is an UnpicklableArtifactException that names the artifact, with the cause
+        chained.
         """
         del len_hint
         self._check_not_done()
@@ -61,7 +69,7 @@ class TaskDataStoreWriter(TaskDataStore):
         if isinstance(artifacts_iter, Mapping):
             raise InvalidType("save_artifacts takes (name, object) pairs; of a mapping, pass its items().")
         infos: list[tuple[str, dict[str, Any]]] = []
-        stored = self._storage_impl.put_blobs(self._task.flow_name, self._payloads(artifacts_iter, infos))
+        stored = self._in_progress.put(self._payloads(artifacts_iter, infos))
         crash_point("artifacts-put")
         for (name, info), blob in zip(infos, stored, strict=True):
             info["size"] = blob.size
@@ -71,7 +79,7 @@ class TaskDataStoreWriter(TaskDataStore):
     def _payloads(self, artifacts: Iterable[Any], infos: list[tuple[str, dict[str, Any]]]) -> Iterator[Payload]:
         for pair in artifacts:
             try:
-                if isinstance(pair, str | Buffer):
+                if isinstance(pair, _NO_PAIRS):
                     raise TypeError  # noqa: TRY301 - two letters are no pair
                 name, obj = pair
             except (TypeError, ValueError) as error:
@@ -115,7 +123,7 @@ class TaskDataStoreWriter(TaskDataStore):
                 check_name("artifact", name): Artifact.from_info(key, self._info.get(name, {}))
                 for name, key in self._objects.items()
             }
-            self._storage_impl.finish_attempt(self._task, number, artifacts, time.time())
+            self._in_progress.finish(number, artifacts, time.time())
             crash_point("attempt-done")
             self._finished = True
         if self._metadata:
@@ -141,9 +149,10 @@ class TaskDataStoreWriter(TaskDataStore):
         self._check_not_done()
         _check_origin(origin)
         _check_trust(origin, next(iter(origin._objects), ""))
+        self._have_put(origin)
         self._objects = dict(origin._objects)
         self._info = dict(origin._info)
-        self._storage_impl.hold_blobs(self._task.flow_name, list(self._objects.values()))
+        self._in_progress.hold(self._objects.values())
         crash_point("clone-held")
 
     def passdown_partial(self, origin: TaskDataStore, variables: Iterable[str]) -> None:
@@ -153,6 +162,7 @@ class TaskDataStoreWriter(TaskDataStore):
         """
         self._check_not_done()
         _check_origin(origin)
+        self._have_put(origin)
         taken = {
             name: key for name in check_iterable("artifact names", variables) if (key := origin._objects.get(name))
         }
@@ -160,13 +170,14 @@ class TaskDataStoreWriter(TaskDataStore):
             _check_trust(origin, name)
             self._objects[name] = key
             self._info[name] = origin._info[name]
-        self._storage_impl.hold_blobs(self._task.flow_name, list(taken.values()))
+        self._in_progress.hold(taken.values())
         crash_point("passed-down-held")
 
     def transfer_artifacts(self, other_datastore: TaskDataStore, names: Iterable[str] | None = None) -> None:
         """Copy blobs of another store's task (all, or those of the named artifacts) that are missing in this store."""
         self._check_not_done()
         _check_origin(other_datastore)
+        self._have_put(other_datastore)
         theirs = other_datastore._storage_impl
         if (theirs.TYPE, theirs.datastore_root) == (self.TYPE, self._storage_impl.datastore_root):
             return
@@ -174,8 +185,15 @@ class TaskDataStoreWriter(TaskDataStore):
         keys = list(dict.fromkeys(objects[name] for name in (objects if names is None else names) if name in objects))
         there = self._storage_impl.has_blobs(self._task.flow_name, keys)
         missing = [key for key, found in zip(keys, there, strict=True) if not found]
-        self._ca_store.save_blobs(other_datastore._ca_store.load_blobs(missing, is_transfer=True), is_transfer=True)
+        blobs = other_datastore._ca_store.load_blobs(missing, is_transfer=True)
+        saved = self._ca_store.save_blobs(blobs, is_transfer=True)
+        self._in_progress.take_over(blob.key for blob in saved)
         crash_point("artifacts-transferred")
+
+    def _have_put(self, origin: object) -> None:
+        """Have all in its store that is taken over from an attempt which may never be done."""
+        if isinstance(origin, TaskDataStoreWriter) and origin is not self:
+            origin._in_progress.put_what_waits()
 
     def persist(self, flow: Any) -> None:
         """Save the attributes of ``flow``, an instance of a flow's class, as artifacts.
@@ -191,6 +209,7 @@ class TaskDataStoreWriter(TaskDataStore):
             raise InvalidType(f"persist takes an instance of a flow's class, not {type(flow).__name__}.")
         if flow._datastore:
             _check_trust(flow._datastore, next(iter(flow._datastore._objects), ""))
+            self._have_put(flow._datastore)
             self._objects.update(flow._datastore._objects)
             self._info.update(flow._datastore._info)
         artifacts = list(_artifacts_of(flow))

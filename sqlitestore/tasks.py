@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import apsw
@@ -16,22 +17,26 @@ import msgpack
 from xxhash import xxh3_128_digest
 
 from sqlitestore import preview
-from sqlitestore.blobs import key_of
+from sqlitestore.blobs import Blobs, key_of
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
 from sqlitestore.holds import release
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 from sqlitestore.schema import RUNS_COME_AND_GO
+from sqlitestore.small_blobs import Pending, insert_small_blobs
 from sqlitestore.stubs import DELETE_STUBS, INSERT_STUB, with_stubs
 
 INSERT_FLOW = "INSERT INTO flow(name) VALUES (?) ON CONFLICT(name) DO NOTHING"
 INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? ON CONFLICT(flow, name) DO NOTHING"
 SELECT_RUN = "SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?"
-SELECT_ATTEMPT_ID = "SELECT id, started, done FROM attempt WHERE run = ? AND step = ? AND task = ? AND number = ?"
+SELECT_ATTEMPT_ID = """SELECT a.id, a.started, a.done FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
 SELECT_IS_DONE = """SELECT a.done IS NOT NULL FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
-INSERT_ATTEMPT = "INSERT INTO attempt(run, step, task, number, started, digest) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, digest)
+ SELECT r.id, ?3, ?4, ?5, ?6, ?7 FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ?1 AND r.name = ?2
+ ON CONFLICT(run, step, task, number) DO NOTHING"""
 START_ATTEMPT = "UPDATE attempt SET started = ?, digest = ? WHERE id = ?"
 FINISH_ATTEMPT = "UPDATE attempt SET done = ?, python = ?, artifacts_digest = ?, digest = ? WHERE id = ?"
 SELECT_BLOB_ID = "SELECT id FROM blob WHERE key = ?"
@@ -94,11 +99,11 @@ def attempt_id(connection: apsw.Connection, task: TaskAddress, number: int) -> t
 
     Logs and metadata may arrive before an attempt starts.
     """
-    run = run_id(connection, task.flow_name, task.run_id, create=True)
-    row = connection.execute(SELECT_ATTEMPT_ID, (run, task.step_name, task.task_id, number)).fetchone()
+    row = connection.execute(SELECT_ATTEMPT_ID, (*task, number)).fetchone()
     if row is None:
+        run_id(connection, task.flow_name, task.run_id, create=True)
         digest = digest_of(*task, number, None, None, None, None)
-        connection.execute(INSERT_ATTEMPT, (run, task.step_name, task.task_id, number, None, digest))
+        connection.execute(INSERT_ATTEMPT, (*task, number, None, digest))
         return connection.last_insert_rowid(), None, None
     return row[0], row[1], row[2]
 
@@ -180,22 +185,21 @@ class Tasks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._blobs = Blobs(database)
 
     def start(self, task: TaskAddress, number: int, started: float) -> None:
         """Record that an attempt started; starting it again moves the time. Raises AttemptDone if it is done."""
         started = float(started)  # as it is read back: msgpack tells 1 from 1.0
         digest = digest_of(*task, number, started, None, None, None)
         with self._database.write() as connection:
-            run = run_id(connection, task.flow_name, task.run_id, create=True)
+            connection.execute(INSERT_ATTEMPT, (*task, number, started, digest))
+            if connection.changes():  # the usual case: a new attempt of a run that is there
+                return
+            attempt, _, was_done = attempt_id(connection, task, number)
             crash_point("attempt-run-made")
-            row = connection.execute(SELECT_ATTEMPT_ID, (run, task.step_name, task.task_id, number)).fetchone()
-            if row is None:
-                bindings = (run, task.step_name, task.task_id, number, started, digest)
-                connection.execute(INSERT_ATTEMPT, bindings)
-            elif row[2] is not None:
+            if was_done is not None:
                 raise _already_done(task, number)
-            else:
-                connection.execute(START_ATTEMPT, (started, digest, row[0]))
+            connection.execute(START_ATTEMPT, (started, digest, attempt))
 
     def check_writable(self, task: TaskAddress, number: int) -> None:
         """Raise AttemptDone if the attempt is done."""
@@ -203,19 +207,39 @@ class Tasks:
         if self._database.query(SELECT_IS_DONE, bindings) == [(1,)]:
             raise _already_done(task, number)
 
-    def finish(self, task: TaskAddress, number: int, artifacts: Mapping[str, Artifact], done: float) -> None:
+    def finish(
+        self,
+        task: TaskAddress,
+        number: int,
+        artifacts: Mapping[str, Artifact],
+        done: float,
+        pending: Pending | None = None,
+    ) -> None:
         """Write an attempt's artifact rows and its done marker, in one transaction.
 
-        Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store; then nothing
-        was written.
+        With ``pending`` the blobs that wait there and the artifacts need go in with them, and what it holds is let go
+        of; without it, each artifact's blob is, once.
+
+        Raises AttemptDone if it is done already, BlobNotFound if an artifact's blob is not in this store, Damaged if
+        another has the key of one that waits; then nothing was written, and ``pending`` is as before.
         """
         finished = Finished(artifacts, float(done), ".".join(map(str, sys.version_info[:3])))
         rows = _rows(task, finished)
-        with self._database.write() as connection:
-            attempt, started, was_done = attempt_id(connection, task, number)
-            if was_done is not None:
-                raise _already_done(task, number)
-            self._finish(connection, task, number, attempt, started, finished, rows)
+        blobs = [] if pending is None else pending.rows(row[1] for row in rows)
+        with ExitStack() as if_it_fails:
+            with self._database.write() as connection:
+                attempt, started, was_done = attempt_id(connection, task, number)
+                if was_done is not None:
+                    raise _already_done(task, number)
+                known = insert_small_blobs(connection, blobs, self._blobs.open)
+                crash_point("attempt-blobs-inserted")
+                held = [row[1] for row in rows] if pending is None else list(pending.held.elements())
+                self._finish(connection, task, number, attempt, started, finished, rows, known, held)
+                if pending is not None:
+                    if_it_fails.callback(pending.are_referenced())
+            if_it_fails.pop_all()
+        if pending is not None:
+            pending.forget()
 
     def rewrite(self, task: TaskAddress, number: int, started: float | None, finished: Finished | None) -> None:
         """Make an attempt what is given, whatever it was, in one transaction: for Metaflow, whose contract overwrites.
@@ -237,7 +261,7 @@ class Tasks:
             else:
                 connection.execute(START_ATTEMPT, (started, b"", attempt))
                 crash_point("rewrite-restarted")
-                self._finish(connection, task, number, attempt, started, finished, rows)
+                self._finish(connection, task, number, attempt, started, finished, rows, {}, [row[1] for row in rows])
 
     def restart(self, task: TaskAddress, number: int, started: float) -> None:
         """Record that an attempt started; if it is done it stays so. For Metaflow, whose contract overwrites."""
@@ -259,19 +283,25 @@ class Tasks:
         started: float | None,
         finished: Finished,
         rows: Sequence[tuple[Any, ...]],
+        known: Mapping[bytes, int],
+        held: Iterable[bytes],
     ) -> None:
+        """Write the rows of artifacts, whose blobs have ``known`` ids or are looked up; let go of what was ``held``."""
         inserts = []
         for position, (name, key, *rest) in enumerate(rows):
-            blob = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
+            blob = known.get(key)
             if blob is None:
-                raise BlobNotFound(
-                    f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
-                    f"{self._database.path} has no blob; save the artifact again."
-                )
-            inserts.append((attempt, name, position, blob[0], *rest))
+                found = connection.execute(SELECT_BLOB_ID, (key,)).fetchone()
+                if found is None:
+                    raise BlobNotFound(
+                        f"Artifact {name!r} of {task.pathspec} has the key {key.hex()}, of which "
+                        f"{self._database.path} has no blob; save the artifact again."
+                    )
+                blob = found[0]
+            inserts.append((attempt, name, position, blob, *rest))
         connection.executemany(INSERT_ARTIFACT, inserts)
         crash_point("attempt-artifacts-inserted")
-        release(connection, (row[1] for row in rows))
+        release(connection, held)
         crash_point("attempt-blobs-released")
         artifacts_digest = digest_of(*rows)
         digest = digest_of(*task, number, started, finished.done, finished.python, artifacts_digest)

@@ -114,9 +114,9 @@ def test_what_a_crashed_writer_left_goes(path: str) -> None:
         flow = FlowDataStore(FLOW, ds_root=path)
         writer = flow.get_task_datastore("new", "a", "1", attempt=0, mode="w")
         writer.init_task()
-        writer.save_artifacts([("small", "left behind"), ("large", incompressible(2_000_000, 7))])
-        stream = compacting.tables_of(flow).blobs
-        stream.put([_dying])
+        writer.save_artifacts([("waits", "never written"), ("large", incompressible(2_000_000, 7))])
+        flow.ca_store.save_blobs([b"left behind"])
+        compacting.tables_of(flow).blobs.put([_dying])
 
     child = fork(crash)
     os.waitpid(child, 0)

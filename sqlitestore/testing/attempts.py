@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,6 +12,7 @@ from sqlitestore.storage import DataStoreStorage
 from sqlitestore.testing.base import (
     DONE,
     FLOW,
+    LARGE,
     NO_BLOB,
     OTHER,
     STARTED,
@@ -19,7 +20,9 @@ from sqlitestore.testing.base import (
     Opener,
     StorageTests,
     artifact,
+    get,
     log,
+    noise,
     payload,
     put,
     together,
@@ -42,6 +45,10 @@ def facts(found: list[Attempt]) -> list[Attempt]:
 def numbers(found: list[Attempt]) -> list[tuple[str, str, int]]:
     """Return step, task and number of each attempt."""
     return [(attempt.task.step_name, attempt.task.task_id, attempt.number) for attempt in found]
+
+
+def _artifact(key: str, size: int) -> Artifact:
+    return Artifact(key, size, "<class 'bytes'>", "raw-v1", {}, {})
 
 
 class AttemptConformance(StorageTests):
@@ -155,6 +162,63 @@ class AttemptConformance(StorageTests):
             storage.load_artifacts(TASK, 0)
         storage.finish_attempt(TASK, 0, {"a": good}, DONE)
         assert storage.load_artifacts(TASK, 0) == {"a": good}
+
+    def test_attempt_in_progress_becomes_an_attempt(self, storage: DataStoreStorage) -> None:
+        """What was put for it is the attempt's when that is finished."""
+        storage.start_attempt(TASK, 0, STARTED)
+        progress = storage.attempt_in_progress(TASK)
+        datas = [b"small", b"", b"small", noise(LARGE)]
+        stored = progress.put(map(payload, datas))
+        keys = [blob.key for blob in stored]
+        assert [blob.size for blob in stored] == [5, 0, 5, LARGE]
+        assert get(storage, *keys) == datas
+        made = {f"x{number}": _artifact(*blob) for number, blob in enumerate(stored)}
+        progress.finish(0, made, DONE)
+        assert storage.load_artifacts(TASK, 0) == made
+        assert get(storage, *keys) == datas
+
+    def test_attempt_in_progress_is_read_before_it_is_finished(self, storage: DataStoreStorage) -> None:
+        """Through the same storage, in each way in which blobs are read, and looked for."""
+
+        def opened(key: str) -> bytes:
+            with storage.open_blob(FLOW, key) as file:
+                return file.read()
+
+        reads: list[Callable[[str], object]] = [
+            lambda key: get(storage, key) == [b"loaded"],
+            lambda key: storage.has_blobs(FLOW, [key]) == [True],
+            lambda key: storage.hold_blobs(FLOW, [key]) == [True],
+            lambda key: opened(key) == b"opened",
+        ]
+        for read, data in zip(reads, (b"loaded", b"looked for", b"held", b"opened"), strict=True):
+            progress = storage.attempt_in_progress(TASK)
+            [stored] = progress.put([payload(data)])
+            assert read(stored.key)
+
+    def test_attempt_in_progress_can_be_finished_again(self, storage: DataStoreStorage) -> None:
+        """What was put is not lost by an error."""
+        progress = storage.attempt_in_progress(TASK)
+        [stored] = progress.put([payload(b"put before")])
+        made = {"a": _artifact(*stored)}
+        with pytest.raises(BlobNotFound, match=NO_BLOB):
+            progress.finish(0, {**made, "b": _artifact(NO_BLOB, 1)}, DONE)
+        progress.finish(0, made, DONE)
+        assert storage.load_artifacts(TASK, 0) == made
+        assert get(storage, stored.key) == [b"put before"]
+        with pytest.raises(AttemptDone):
+            progress.finish(0, made, DONE)
+
+    def test_attempts_in_progress_share_what_they_put(self, storage: DataStoreStorage) -> None:
+        """One may take over what another has put, and be finished first, or as the only one."""
+        origin, heir = storage.attempt_in_progress(TASK), storage.attempt_in_progress(OTHER)
+        stored = origin.put([payload(b"small"), payload(noise(LARGE))])
+        origin.put_what_waits()
+        heir.hold(blob.key for blob in stored)
+        made = {"small": _artifact(*stored[0]), "large": _artifact(*stored[1])}
+        heir.finish(0, made, DONE)
+        del origin
+        assert storage.load_artifacts(OTHER, 0) == made
+        assert get(storage, *(blob.key for blob in stored)) == [b"small", noise(LARGE)]
 
     def test_missing_blob_makes_no_run(self, storage: DataStoreStorage) -> None:
         """What could not be written leaves no trace, not even the names of the run and the flow."""

@@ -29,6 +29,7 @@ EVERY_METHOD: dict[str, Call] = {
     "start_attempt": lambda storage, _: storage.start_attempt(TASK, 1, STARTED),
     "check_writable": lambda storage, _: storage.check_writable(TASK, 1),
     "finish_attempt": lambda storage, _: storage.finish_attempt(TASK, 1, {}, DONE),
+    "attempt_in_progress": lambda storage, _: storage.attempt_in_progress(TASK).put([payload(b"y")]),
     "find_run": lambda storage, _: storage.find_run(FLOW, "1", None),
     "find_tasks": lambda storage, _: storage.find_tasks([TASK]),
     "load_artifacts": lambda storage, _: storage.load_artifacts(TASK, 0),

@@ -101,7 +101,12 @@ class Ways:
 
         def save() -> None:
             writer.save_artifacts(values.items())
-            writer.done()
+            try:
+                writer.done()
+            except Damaged:
+                # Held until the writer, with something else in the place of what collided, is done after all.
+                tables_of(self._flow).blobs.release(key.hex() for key in writer._in_progress._pending.held.elements())
+                raise
 
         return Attempt(
             save, lambda oracle: oracle.artifacts.update({("1", task, name): each for name, each in values.items()})
@@ -168,9 +173,9 @@ class Ways:
                 writer.init_task()
                 try:
                     writer.save_artifacts(contents.items())
+                    writer.done()
                 except Damaged:
                     continue
-                writer.done()
                 values = contents
         self._broken.seen.clear()  # what collided while the other file was made
 

@@ -94,7 +94,7 @@ def _journal(folder: str, expected: int) -> None:
 
 
 def artifacts(folder: str) -> Steps:
-    """Save small and large artifacts, known, half known and new; a second attempt; and a payload that breaks."""
+    """Save artifacts, known, half known, new, and more small ones than may wait; a second attempt; one that breaks."""
     with opened(folder) as flow:
         yield from save(flow, "1", "a", "1", known=LARGE, new=incompressible(900_000, 3), half=HALF_KNOWN, one=1)
         many = {f"small{number}": incompressible(9_000, 10 + number) for number in range(5)}
@@ -122,7 +122,7 @@ class Provider:
 
 
 def handed_down(folder: str) -> Steps:
-    """Clone a task, pass artifacts down, take them over from another file, save data, tell a provider."""
+    """Clone a task, also an unfinished one; pass artifacts down, take them over from another file; save data."""
     with opened(folder, metadata=Provider()) as flow, opened(folder, OTHER) as other:
         [origin] = flow.get_latest_task_datastores("0")
         [elsewhere] = other.get_latest_task_datastores("9")
@@ -140,6 +140,18 @@ def handed_down(folder: str) -> Steps:
                 writer.done()
             expected = {"1": {"large": LARGE, "small": "small"}, "2": {"small": "small"}, "3": {"far": FAR}}[task]
             yield {attempt("1", "a", task): expected}
+        origin = writer_of(flow, "1", "a", "4")
+        yield {attempt("1", "a", "4"): (True, False, ())}
+        if origin:
+            origin.save_artifacts([("waits", "in memory")])
+        heir = writer_of(flow, "1", "a", "5")
+        yield {attempt("1", "a", "5"): (True, False, ())}
+        for task, writer in (("5", heir), ("4", origin)):
+            if writer:
+                if task == "5":
+                    writer.clone(origin)
+                writer.done()
+            yield {attempt("1", "a", task): {"waits": "in memory"}}
         [(_, small), (_, large)] = flow.save_data([b"data", LARGE[:300_000]])
         yield {(DB, "data", FLOW, small): "there", (DB, "data", FLOW, large): "there"}
 
@@ -285,9 +297,9 @@ WRITERS = (
         (
             "before-commit", "after-commit", "chunks-announced", "chunks-inserted", "chunks-committed", "blob-held",
             "blob-row-inserted", "blob-chunks-listed", "blob-committed", "small-blobs-inserted",
-            "small-blobs-committed", "undo-released", "undo-chunks-deleted", "known-blob-compared", "blobs-put",
-            "attempt-run-made", "attempt-artifacts-inserted", "attempt-blobs-released", "attempt-finished",
-            "unused-blobs-released",
+            "small-blobs-committed", "undo-released", "undo-chunks-deleted", "known-blob-compared",
+            "attempt-run-made", "attempt-blobs-inserted", "attempt-artifacts-inserted", "attempt-blobs-released",
+            "attempt-finished", "unused-blobs-released",
         ),
         a_task,
     ),
@@ -295,8 +307,8 @@ WRITERS = (
         "what is handed down",
         handed_down,
         (
-            "clone-held", "passed-down-held", "artifacts-transferred", "attempt-done-registered", "data-flow-made",
-            "data-row-inserted",
+            "blobs-put", "waiting-blobs-put", "clone-held", "passed-down-held", "artifacts-transferred",
+            "attempt-done-registered", "data-flow-made", "data-row-inserted",
         ),
         two_files,
     ),

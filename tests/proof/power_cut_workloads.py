@@ -68,7 +68,7 @@ class Mode(NamedTuple):
             patch.setattr("sqlitestore.database.is_network_file_system", lambda _: self.journal == "delete")
             patch.setattr("sqlitestore.pragmas.CHECKPOINT_BYTES", 250_000)
             patch.setattr("sqlitestore.chunk_stream.BATCH", 200_000)
-            patch.setattr("sqlitestore.blobs.BATCH", 200_000)
+            patch.setattr("sqlitestore.small_blobs.BATCH", 200_000)
             patch.setattr("sqlitestore.maintenance.reclaim.BATCH", 200_000)
             yield
 

@@ -40,7 +40,7 @@ IN_MEMORY = True
 
 LIMITS = {
     "sqlitestore.chunk_stream.BATCH": 50_000,
-    "sqlitestore.blobs.BATCH": 50_000,
+    "sqlitestore.small_blobs.BATCH": 50_000,
     "sqlitestore.pragmas.CHECKPOINT_BYTES": 100_000,
     "sqlitestore.pragmas.CACHE_BYTES": 64 * 1024,
     "sqlitestore.pragmas.BUSY_TIMEOUT": 0.02,

@@ -38,7 +38,8 @@ def _finish_in_two(*, done_first: bool) -> Callable[[], object]:
     """Have the done marker and the artifact rows written in two transactions."""
 
     def put_in() -> None:
-        def finish(self: Tasks, task: Any, number: int, artifacts: Any, done: float) -> None:
+        def finish(self: Tasks, task: Any, number: int, artifacts: Any, done: float, pending: Any) -> None:
+            self._blobs.put_what_waits(pending)
             finished = Finished(artifacts, done, ".".join(map(str, sys.version_info[:3])))
             rows = tasks._rows(task, finished)
 

@@ -17,12 +17,14 @@ from proof_collisions import prove
 from sqlitestore import Damaged, FlowDataStore, RunExists, merge, salvage, tasks, verify
 from sqlitestore import blobs as blobs_module
 from sqlitestore import chunk_stream as chunk_stream_module
+from sqlitestore import small_blobs as small_blobs_module
 from sqlitestore.blobs import BlobWriter
 from sqlitestore.chunk_stream import ChunkStream
 from sqlitestore.holds import hold
 from sqlitestore.maintenance.compact import compact
 from sqlitestore.maintenance.prune import plan_prune, prune
 from sqlitestore.maintenance.prune import restore as restore_run
+from sqlitestore.small_blobs import SmallBatch
 
 WAYS = (
     "save_data",
@@ -61,7 +63,7 @@ def _compare_sizes(digest: bytes, stored: bytes, data: bytes) -> None:
 
 
 def _patch_check(monkeypatch: pytest.MonkeyPatch, check: Callable[[bytes, bytes, bytes], None]) -> None:
-    for module in (blobs_module, chunk_stream_module):
+    for module in (blobs_module, small_blobs_module, chunk_stream_module):
         monkeypatch.setattr(module, "check_equal", check)
 
 
@@ -74,25 +76,25 @@ def _trust_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare with what waits, but not with what is stored."""
 
     def flush(batch: Any) -> None:
-        coded = [(key, len(data), *blobs_module.codecs.encode(data)) for key, data in batch._waiting.items()]
+        coded = [(key, len(data), *small_blobs_module.codecs.encode(data)) for key, data in batch._waiting.items()]
         with batch._database.write() as connection:
-            connection.executemany(blobs_module.INSERT_SMALL_BLOB, coded).fetchall()
+            connection.executemany(small_blobs_module.INSERT_SMALL_BLOB, coded).fetchall()
             hold(connection, batch.times)
         batch._waiting, batch._bytes, batch.times = {}, 0, type(batch.times)()
 
-    monkeypatch.setattr(blobs_module._SmallBatch, "flush", flush)
+    monkeypatch.setattr(SmallBatch, "flush", flush)
     monkeypatch.setattr(ChunkStream, "_find", _found_unseen)
 
 
 def _trust_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare with what is stored, but not with what waits."""
     check = chunk_stream_module.check_equal
-    add, take = blobs_module._SmallBatch.add, ChunkStream._take
+    add, take = SmallBatch.add, ChunkStream._take
 
     def unchecked_add(batch: Any, key: bytes, data: bytes, times: int = 1) -> None:
-        monkeypatch.setattr(blobs_module, "check_equal", _trust if key in batch._waiting else check)
+        monkeypatch.setattr(small_blobs_module, "check_equal", _trust if key in batch._waiting else check)
         add(batch, key, data, times)
-        monkeypatch.setattr(blobs_module, "check_equal", check)
+        monkeypatch.setattr(small_blobs_module, "check_equal", check)
 
     def unchecked_take(stream: ChunkStream, view: memoryview, encoded: Any = None) -> None:
         waits = chunk_stream_module.xxh3_128_digest(bytes(view)) in stream._waiting
@@ -100,8 +102,18 @@ def _trust_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         take(stream, view, encoded)
         monkeypatch.setattr(chunk_stream_module, "check_equal", check)
 
-    monkeypatch.setattr(blobs_module._SmallBatch, "add", unchecked_add)
+    monkeypatch.setattr(SmallBatch, "add", unchecked_add)
     monkeypatch.setattr(ChunkStream, "_take", unchecked_take)
+
+
+def _share_with_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take whatever blob has the key of one that goes in with the done marker."""
+
+    def found(connection: Any, row: Any, opened: Any) -> int:
+        del opened
+        return int(connection.execute("SELECT id FROM blob WHERE key = ?", (row[0],)).get)
+
+    monkeypatch.setattr(small_blobs_module, "_id_of_equal", found)
 
 
 def _miss_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +143,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "only sizes are compared": lambda patch: _patch_check(patch, _compare_sizes),
     "not compared with the store": _trust_the_store,
     "not compared with what waits": _trust_what_waits,
+    "not compared where an attempt is done": _share_with_done,
     "a race of two inserts": _miss_the_race,
     "large blobs are not compared": lambda patch: patch.setattr(BlobWriter, "_compare", lambda writer, stream: None),
     "held for ever": _hold_for_ever,

@@ -59,8 +59,9 @@ def done_marker_by_itself(patch: PATCH) -> None:
     """Commit that an attempt is done before its artifacts."""
     finish = tasks.Tasks.finish
 
-    def in_two(self: Any, task: Any, number: int, artifacts: Any, done: float) -> None:
+    def in_two(self: Any, task: Any, number: int, artifacts: Any, done: float, pending: Any) -> None:
         if artifacts:
+            self._blobs.put_what_waits(pending)
             finish(self, task, number, {}, done)
             finished = tasks.Finished(artifacts, done, "3.11.7")
             self.rewrite(task, number, 1.0, finished)
