@@ -120,11 +120,12 @@ class StoredArtifacts(Mapping[str, Artifact]):
     Of 2,000 tasks that are looked up most are asked for one artifact; making all took two thirds of the time.
     """
 
-    __slots__ = ("_pathspec", "_rows")
+    __slots__ = ("_made", "_pathspec", "_rows")
 
     def __init__(self, rows: Iterable[Sequence[Any]], pathspec: str) -> None:
         self._rows = {row[0]: row for row in rows}
         self._pathspec = pathspec
+        self._made: dict[str, Artifact] = {}
 
     @property
     def rows(self) -> list[Sequence[Any]]:
@@ -132,15 +133,25 @@ class StoredArtifacts(Mapping[str, Artifact]):
         return list(self._rows.values())
 
     def __getitem__(self, name: str) -> Artifact:
-        row = self._rows[name]
-        if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = self._make(name, *self._rows[name])
+        return made
+
+    def _make(
+        self, name: str, row_name: Any, key: Any, size: Any, kind: Any, encoding: Any, info: Any, packed: Any
+    ) -> Artifact:
+        if (type(row_name), type(key), type(size), type(kind), type(encoding)) != _TYPES_OF_ARTIFACT:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
-        _, key, size, kind, encoding, info, packed = row
         try:
-            unpacked = preview.unpack(info)
+            unpacked = preview.unpack(info) if info else {}
         except Damaged as error:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: {error}.") from error
         return Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, self._pathspec))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an artifact, ``default`` if there is none; in half the time that the base class takes."""
+        return self[name] if name in self._rows else default
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -384,10 +395,11 @@ class Tasks:
             attempt_row, artifacts_digest, digest = attempt.reference
             if digest_of(*fields) != artifacts_digest:
                 fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
-            if digest_of(*fields) != artifacts_digest:
-                if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
-                    raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
-                raise self._damaged(attempt.task, attempt.number, "its artifact rows")
+                if digest_of(*fields) != artifacts_digest:
+                    if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
+                        where = f"Attempt {attempt.number} of task {attempt.task.pathspec}"
+                        raise TaskNotFound(f"{where} is no longer there.")
+                    raise self._damaged(attempt.task, attempt.number, "its artifact rows")
             artifacts.append(StoredArtifacts(fields, attempt.task.pathspec))
         return artifacts
 
