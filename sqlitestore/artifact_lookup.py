@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from sqlitestore.errors import Damaged, DataException, NotFound
 from sqlitestore.model import Artifact, Attempt, TaskAddress
@@ -49,6 +50,13 @@ class ArtifactsTogether:
         return keys
 
 
+class Group(Protocol):
+    """Tasks whose artifacts of a name may be loaded together."""
+
+    def keys(self, name: str) -> Mapping[TaskAddress, str]:
+        """Return the key of each task's artifact of that name, as far as it is known."""
+
+
 class BlobsTogether:
     """The small blobs of the tasks of one look-up: who loads an artifact of one task mostly loads that of the others.
 
@@ -62,10 +70,10 @@ class BlobsTogether:
     def __init__(self, load: Callable[[Sequence[str], int], Mapping[str, bytes]]) -> None:
         self._load = load
         self._kept: dict[tuple[TaskAddress, str], bytes] = {}
-        self._asked: dict[tuple[ArtifactsTogether, str], TaskAddress | None] = {}
+        self._asked: dict[tuple[Group, str], TaskAddress | None] = {}
         """The first task of a group that was asked for a name; None once those of the group were fetched."""
 
-    def take(self, group: ArtifactsTogether, task: TaskAddress, name: str, key: str) -> bytes | None:
+    def take(self, group: Group, task: TaskAddress, name: str, key: str) -> bytes | None:
         """Return the blob of a task's artifact, and keep it no longer; None if it is not at hand."""
         blob = self._kept.pop((task, key), None)
         if blob is None:
