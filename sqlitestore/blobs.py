@@ -15,7 +15,7 @@ from pickle import PickleBuffer
 from typing import Any, TypeAlias
 
 import apsw
-from xxhash import xxh3_128, xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_128, xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
@@ -73,7 +73,11 @@ def hasher_for(key: bytes) -> Any:
 
 def hexdigest_for(key: str, data: bytes) -> str:
     """Return the digest of ``data`` by the hash that a key is of, in hexadecimal digits."""
-    return xxh3_128_hexdigest(data) if len(key) == 32 else str(_sha1()(data, usedforsecurity=False).hexdigest())  # noqa: PLR2004
+    if len(key) == 32:  # noqa: PLR2004
+        return xxh3_128_digest(data).hex()  # half the time of a hasher's, for small data
+    hasher = hasher_for(key_of(key))
+    hasher.update(data)
+    return str(hasher.hexdigest())
 
 
 def sha1_of(file: BlobReader) -> str:
