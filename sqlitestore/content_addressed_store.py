@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -101,13 +101,28 @@ class ContentAddressedStore:
         for key, blob in found:
             yield (key, blob, {"cas_raw": True, "cas_version": 1}) if is_transfer else (key, blob)
 
-    def open_blob(self, key: str) -> AbstractContextManager[ReadFile]:
+    def load_small_blobs(self, keys: Sequence[str], largest: int) -> Mapping[str, bytes]:
+        """Return by key those of the blobs that are cheap to load together and have up to ``largest`` bytes.
+
+        None with a cache: what it keeps is for it to say. Raises Damaged.
+        """
+        if self._blob_cache is not None:
+            return {}
+        return self._storage_impl.load_small_blobs(self._flow_name, keys, largest)
+
+    def open_blob(
+        self, key: str, at_hand: Callable[[str], bytes | None] | None = None
+    ) -> AbstractContextManager[ReadFile]:
         """Return a file to read one blob from, in ``with``, without ever having the whole in memory.
 
-        A cache is asked first, and filled as ``load_blobs`` does. Raises BlobNotFound, and Damaged while reading.
+        A cache is asked first, and filled as ``load_blobs`` does. Without one, ``at_hand`` is asked before the store;
+        what it returns was checked. Raises BlobNotFound, and Damaged while reading.
         """
         cache = self._blob_cache
         if cache is None:
+            if at_hand is not None and (blob := at_hand(key)) is not None:
+                self._storage_impl.check_open()
+                return BytesIO(blob)
             return self._storage_impl.open_blob(self._flow_name, check_key(key))
         if isinstance(cache, ImmutableBlobCache):  # takes nothing, so the whole is not needed
             blob = cache.load_key(key)

@@ -280,12 +280,12 @@ class Registrations:
             found = digest_of(flow, run, step, task, position, field, value, kind, tags, user, ts_epoch)
             if found != digest or not _are_ours(ts_epoch, user, step, task, field):
                 raise self._damaged(f"metadatum {field!r} of task", f"{flow}/{run}/{step}/{task}")
-            what = f"Metadatum {field!r} of task {flow}/{run}/{step}/{task} in {self._database.path}"
             try:
-                known = _tags(tags)
+                known, content = _tags(tags), loaded(value, "its value")
             except Damaged as error:
+                what = f"Metadatum {field!r} of task {flow}/{run}/{step}/{task} in {self._database.path}"
                 raise Damaged(f"{what}: {error}") from error
-            yield RegisteredMetadatum(step, task, field, loaded(value, what), kind, known, user, ts_epoch)
+            yield RegisteredMetadatum(step, task, field, content, kind, known, user, ts_epoch)
 
     def add_artifacts(self, flow: str, run: str, step: str, task: str, artifacts: Iterable[RegisteredArtifact]) -> None:
         """Register artifacts; one whose attempt and name are registered already stays as it is."""
@@ -363,13 +363,12 @@ def unregistered_run(run: str, attempts: Iterable[Attempt]) -> RegisteredRun | N
     return None if started is None else RegisteredRun(run, None, int(started * 1000), frozenset(), frozenset(), 0)
 
 
-@lru_cache(1000)
 def _are_ours(ts_epoch: object, user: object, *names: object) -> bool:
     """Whether values of a row are of our types: whoever forges a row can sign it, too."""
-    texts = names if user is None else (user, *names)
-    return type(ts_epoch) is int and all(isinstance(text, str) for text in texts)
+    return type(ts_epoch) is int and (user is None or type(user) is str) and set(map(type, names)) == {str}
 
 
+@lru_cache(1000)
 def _tags(text: str) -> tuple[str, ...]:
     """Return the tags in a JSON array: few different ones come again and again."""
     loaded_texts(text, "its list of tags")

@@ -15,7 +15,7 @@ from functools import cache, partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
-from sqlitestore.artifact_lookup import TOGETHER, ArtifactsTogether
+from sqlitestore.artifact_lookup import TOGETHER, ArtifactsTogether, BlobsTogether
 from sqlitestore.errors import ArtifactNotFound, Damaged, InvalidType, NotFound, Untrusted, WrongMode
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_attempt, check_iterable, check_name, check_task
 from sqlitestore.pickling import SERIALIZERS, ReadFile, Serializer
@@ -116,6 +116,8 @@ class TaskDataStore:
         self._persist = True
         self._is_done_set = False
         self._artifacts: Callable[[], Mapping[str, Artifact]] = dict  # none
+        self._at_hand: Callable[[TaskAddress, str, str], bytes | None] | None = None
+        """Returns the blob of an artifact, by task, name and key, if it was fetched with those of other tasks."""
         self._origin: str | None = None  # where it came from, if it may not be unpickled
         self._keys: dict[str, str] | None = None
         self._infos: dict[str, dict[str, Any]] | None = None
@@ -127,14 +129,17 @@ class TaskDataStore:
     def _of_attempts(cls, parent: FlowDataStore, attempts: Sequence[Attempt]) -> list[Self]:
         """Return readers of attempts that were just looked up; their artifacts are looked up when first needed."""
         datastores = []
+        blobs = BlobsTogether(parent.ca_store.load_small_blobs)
         for start in range(0, len(attempts), TOGETHER):
             together = ArtifactsTogether(parent._storage_impl.load_artifacts_of, attempts[start : start + TOGETHER])
+            artifacts, at_hand = together.artifacts, partial(blobs.take, together)
             for attempt in attempts[start : start + TOGETHER]:
                 datastore = object.__new__(cls)
                 datastore._prepare(parent, attempt.task, attempt.number)
                 datastore._origin = attempt.origin
                 if attempt.done is not None:
-                    datastore._artifacts = partial(together.artifacts, attempt)
+                    datastore._artifacts = partial(artifacts, attempt)
+                    datastore._at_hand = at_hand
                 datastores.append(datastore)
         return datastores
 
@@ -236,7 +241,7 @@ class TaskDataStore:
             artifact = self._artifact(name)
             by_key[artifact.key].append((name, artifact, self._serializer(name, artifact)))
         for together in by_key.values():
-            opened = self._opened_once(together[0][1]) if len(together) > 1 else self._ca_store.open_blob
+            opened = self._opened_once(together[0][1]) if len(together) > 1 else None
             for name, artifact, serializer in together:
                 yield name, self._load(name, artifact, serializer, opened)
 
@@ -251,7 +256,7 @@ class TaskDataStore:
                 return file.read()
 
         def opened(key: str) -> BytesIO:
-            self._storage_impl.has_blobs(self._task.flow_name, ())  # a store closed meanwhile says so
+            self._storage_impl.check_open()
             return BytesIO(data(key))
 
         return opened
@@ -282,13 +287,18 @@ class TaskDataStore:
     ) -> Any:
         self._check_trust(name)
         try:
-            with (opened or self._ca_store.open_blob)(artifact.key) as file:
+            with opened(artifact.key) if opened else self._open(name, artifact.key) as file:
                 return serializer.deserialize(file, artifact.serializer_info)
         except (Damaged, NotFound) as error:
             raise type(error)(f"Artifact {name!r} of task {self._task.pathspec}: {error}") from error
         except Exception as error:
             error.add_note(f"while loading artifact {name!r} of task {self._task.pathspec} ({serializer.encoding})")
             raise
+
+    def _open(self, name: str, key: str) -> AbstractContextManager[ReadFile]:
+        return self._ca_store.open_blob(
+            key, None if self._at_hand is None else partial(self._at_hand, self._task, name)
+        )
 
     def _check_trust(self, name: str) -> None:
         """Raise Untrusted unless the caller, or the file as it is now, says that the run is trusted."""

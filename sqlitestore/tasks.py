@@ -125,11 +125,12 @@ class StoredArtifacts(Mapping[str, Artifact]):
     Of 2,000 tasks that are looked up most are asked for one artifact; making all took two thirds of the time.
     """
 
-    __slots__ = ("_pathspec", "_rows")
+    __slots__ = ("_last", "_pathspec", "_rows")
 
     def __init__(self, rows: Iterable[Sequence[Any]], pathspec: str) -> None:
         self._rows = {row[0]: row for row in rows}
         self._pathspec = pathspec
+        self._last: tuple[str, Artifact] | None = None
 
     @property
     def rows(self) -> list[Sequence[Any]]:
@@ -137,15 +138,23 @@ class StoredArtifacts(Mapping[str, Artifact]):
         return list(self._rows.values())
 
     def __getitem__(self, name: str) -> Artifact:
-        row = self._rows[name]
+        last = self._last
+        if last is not None and last[0] == name:  # asked for its key, then to be loaded
+            return last[1]
+        _, key, size, kind, encoding, info, packed = row = self._rows[name]
         if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
-        _, key, size, kind, encoding, info, packed = row
         try:
-            unpacked = preview.unpack(info)
+            unpacked = preview.unpack(info) if info else {}
         except Damaged as error:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: {error}.") from error
-        return Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, self._pathspec))
+        made = Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, self._pathspec))
+        self._last = name, made
+        return made
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an artifact, ``default`` if there is none; in half the time that the base class takes."""
+        return self[name] if name in self._rows else default
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -414,10 +423,11 @@ class Tasks:
             attempt_row, artifacts_digest, digest = attempt.reference
             if digest_of(*fields) != artifacts_digest:
                 fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
-            if digest_of(*fields) != artifacts_digest:
-                if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
-                    raise TaskNotFound(f"Attempt {attempt.number} of task {attempt.task.pathspec} is no longer there.")
-                raise self._damaged(attempt.task, attempt.number, "its artifact rows")
+                if digest_of(*fields) != artifacts_digest:
+                    if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
+                        where = f"Attempt {attempt.number} of task {attempt.task.pathspec}"
+                        raise TaskNotFound(f"{where} is no longer there.")
+                    raise self._damaged(attempt.task, attempt.number, "its artifact rows")
             artifacts.append(StoredArtifacts(fields, attempt.task.pathspec))
         return artifacts
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sqlitestore.errors import InvalidName
 from sqlitestore.location import VARIABLE, resolve_root
+from sqlitestore.paths.stores import Store, current_store, store_at
 
 
 class Root(NamedTuple):
@@ -65,11 +66,30 @@ def configured_root() -> str:
 
     Metaflow's configuration has the environment variable too, and it wins over the profile.
     """
+    asked = _asked()
+    known = _found.get(asked)
+    if known is None or not os.path.isfile(known):
+        known = _found[asked] = split_root(resolve_root(asked[1])).file
+    return known
+
+
+def _asked() -> tuple[str, str | None, str | None]:
+    """Return what decides which file is the configured one."""
     from metaflow import metaflow_config
 
     given = getattr(metaflow_config, "DATASTORE_SYSROOT_SQLITE", None) or None
-    asked = (os.getcwd(), given, os.environ.get(VARIABLE))
-    known = _found.get(asked)
-    if known is None or not os.path.isfile(known):
-        known = _found[asked] = split_root(resolve_root(given)).file
-    return known
+    return os.getcwd(), given, os.environ.get(VARIABLE)
+
+
+def store_of(root: str | None, *, create: bool = False) -> tuple[Root, Store | None]:
+    """Return what a datastore root means (None: the configured file), and the store there; None if there is no file.
+
+    While a store is open the file system is asked once, whether it is still the one: the client asks for each artifact.
+    """
+    file = _found.get(_asked()) if root is None else None
+    known = _split.get(root or file or "")
+    store = None if known is None else current_store(known.file)
+    if known is None or store is None:
+        known = split_root(root or configured_root())
+        store = store_at(known.file, create=create)
+    return known, store

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from sqlitestore.artifact_lookup import BlobsTogether
+from sqlitestore.errors import BlobNotFound, Damaged
 from sqlitestore.layout import encoding_for_metaflow
-from sqlitestore.model import Artifact, Attempt, TaskAddress
+from sqlitestore.model import Artifact, Attempt, TaskAddress, check_key
 from sqlitestore.paths.here import HERE, absolute
 from sqlitestore.paths.reading import TYPE
 from sqlitestore.paths.stores import Store
@@ -33,7 +35,7 @@ TOGETHER = 100
 """Tasks that are looked up at a time, when they were listed before."""
 
 REMEMBERED = 5_000
-"""Tasks whose artifacts or metadata are remembered at most."""
+"""Tasks whose artifacts or metadata are remembered at most, and artifacts whose names are known by their keys."""
 
 
 class Objects:
@@ -46,7 +48,11 @@ class Objects:
         """By the pathspec of a run."""
         self._listed: dict[tuple[str, ...], dict[str, int]] = {}
         """The tasks of each step in the order listed, with their positions."""
-        self._tasks: dict[TaskAddress, _Known] = {}
+        self._blocks: dict[TaskAddress, _Block] = {}
+        """By each task in it."""
+        self._blobs = BlobsTogether(store.blobs.load_small)
+        self._names: dict[str, tuple[TaskAddress, str]] = {}
+        """Whose artifact a key was said to be, the last time, and its name."""
         self._metadata: dict[TaskAddress, list[RegisteredMetadatum]] = {}
 
     # Flows and runs
@@ -163,7 +169,16 @@ class Objects:
         if self._is_untrusted(task):
             for thing in things:
                 thing["content_type"] = encoding_for_metaflow(str(thing["content_type"]), "/".join(task[:2]))
+        if len(self._names) >= REMEMBERED:
+            self._names.clear()
+        self._names |= {str(thing["sha"]): (task, str(thing["name"])) for thing in things}
         return things
+
+    def blob_at_hand(self, key: str) -> bytes | None:
+        """Return the blob of an artifact, if it was fetched with those of the tasks beside; None to load it alone."""
+        task, name = self._names.get(key, (None, ""))
+        block = self._blocks.get(task) if task else None
+        return self._blobs.take(block, task, name, key) if block and task else None
 
     def _is_untrusted(self, task: TaskAddress) -> bool:
         run = "/".join(task[:2])
@@ -187,7 +202,8 @@ class Objects:
         """Return all metadata of a task; of one that no provider was told of, what its attempts say."""
         if task not in self._metadata:
             together = self._together(task)
-            self._make_room(self._metadata)
+            if len(self._metadata) >= REMEMBERED:
+                self._metadata.clear()
             self._metadata |= {each: [] for each in together}
             names = [each[2:] for each in together]
             for found in self._store.registrations.metadata(task.flow_name, task.run_id, names):  # one query
@@ -232,16 +248,17 @@ class Objects:
         start = position - position % TOGETHER
         return [TaskAddress(*task[:3], each) for each in islice(listed, start, start + TOGETHER)]
 
-    def _make_room(self, known: dict[TaskAddress, Any]) -> None:
-        if len(known) >= REMEMBERED:
-            known.clear()
-
     def _known(self, task: TaskAddress) -> _Known:
-        if task not in self._tasks:
-            self._make_room(self._tasks)
+        block = self._blocks.get(task)
+        if block is None:
+            if len(self._blocks) >= REMEMBERED:
+                self._blocks.clear()
+                self._blobs = BlobsTogether(self._store.blobs.load_small)
+            together = self._together(task)
             with self._store.database.read():
-                self._tasks |= self._looked_up(self._together(task))
-        return self._tasks[task]
+                block = _Block(self._looked_up(together))
+            self._blocks |= dict.fromkeys(together, block)
+        return block.tasks[task]
 
     def _looked_up(self, tasks: Sequence[TaskAddress]) -> dict[TaskAddress, _Known]:
         """Return what is known of tasks of one run."""
@@ -256,13 +273,15 @@ class Objects:
         for attempt in self._store.tasks.find_tasks(tasks):
             attempts[attempt.task].append(attempt)
         done = [each for found in attempts.values() for each in found if each.done is not None]
-        held = dict(zip(((each.task, each.number) for each in done), self._store.tasks.artifacts(done), strict=True))
+        held: dict[TaskAddress, dict[int, Mapping[str, Artifact]]] = {each: {} for each in tasks}
+        for attempt, artifacts in zip(done, self._store.tasks.artifacts(done), strict=True):
+            held[attempt.task][attempt.number] = artifacts
         return {
             each: _Known(
                 found,
                 told.get(each[2:]),
                 registered.get(each[2:], []),
-                {one.number: held[each, one.number] for one in found if one.done is not None},
+                held[each],
             )
             for each, found in attempts.items()
         }
@@ -298,6 +317,36 @@ class _Known:
         encoding = encoding_for_metaflow(artifact.encoding)
         epoch = int((done or 0) * 1000)
         return RegisteredArtifact(number, name, encoding, artifact.key, TYPE, f":root:{HERE}", None, epoch)
+
+
+class _Block:
+    """Tasks that were looked up together."""
+
+    def __init__(self, tasks: Mapping[TaskAddress, _Known]) -> None:
+        self.tasks = tasks
+
+    def keys(self, name: str) -> dict[TaskAddress, str]:
+        """Return the key of each task's artifact of that name, as far as the file holds it."""
+        keys = {}
+        for task, known in self.tasks.items():
+            try:
+                keys[task] = known.held[known.latest or 0][name].key
+            except (KeyError, Damaged):
+                continue
+        return keys
+
+
+def load_blob(store: Store, key: str) -> bytes | None:
+    """Return a blob, None if it is not there. Those of artifacts asked for one by one come together (BlobsTogether)."""
+    known: tuple[object, Objects] | None = getattr(store.of_thread, "objects", None)
+    blob = None if known is None else known[1].blob_at_hand(check_key(key))
+    if blob is not None:
+        return blob
+    try:
+        with store.blobs.open(check_key(key)) as file:
+            return file.read()
+    except BlobNotFound:
+        return None
 
 
 def objects_of(store: Store) -> Objects:

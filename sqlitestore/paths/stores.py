@@ -59,6 +59,12 @@ def store_at(path: str, *, create: bool = False) -> Store | None:
     return store
 
 
+def current_store(path: str) -> Store | None:
+    """Return the store in the file ``path`` if it is open already, and still is what the path names."""
+    known = _open.get(path)
+    return known if known is not None and known.is_current() else None
+
+
 def open_stores() -> list[Store]:
     """Return the stores that are open, the latest opened first."""
     return [store for store in reversed(list(_open.values())) if store.is_current()]

@@ -107,6 +107,13 @@ class BlobConformance(StorageTests):
         with pytest.raises(BlobNotFound, match=NO_BLOB), storage.open_blob(FLOW, NO_BLOB):
             pytest.fail("a blob that is not there was opened")
 
+    def test_small_blobs_are_whole_or_left_out(self, storage: DataStoreStorage) -> None:
+        """Asked for small blobs, a storage gives some of them or none, never larger ones or others; none is missing."""
+        data = [b"", b"small", noise(1000), noise(1001), noise(LARGE)]
+        keys = put(storage, *data)
+        found = storage.load_small_blobs(FLOW, [NO_BLOB, *keys, keys[1]], 1000)
+        assert found.items() <= dict(zip(keys[:3], data[:3], strict=True)).items()
+
     def test_has_blobs_answers_for_each_key(self, storage: DataStoreStorage) -> None:
         """Each key gets its own answer, in order, duplicates included."""
         small, large = put(storage, b"small", noise(LARGE))

@@ -25,6 +25,8 @@ EVERY_METHOD: dict[str, Call] = {
     "open_blob": lambda storage, key: storage.open_blob(FLOW, key).__enter__(),
     "load_blobs": lambda storage, key: list(storage.load_blobs(FLOW, [key])),
     "load_blobs none": lambda storage, _: list(storage.load_blobs(FLOW, [])),
+    "load_small_blobs": lambda storage, key: storage.load_small_blobs(FLOW, [key], 1000),
+    "load_small_blobs none": lambda storage, _: storage.load_small_blobs(FLOW, [], 1000),
     "has_blobs": lambda storage, key: storage.has_blobs(FLOW, [key]),
     "start_attempt": lambda storage, _: storage.start_attempt(TASK, 1, STARTED),
     "check_writable": lambda storage, _: storage.check_writable(TASK, 1),
@@ -44,6 +46,7 @@ EVERY_METHOD: dict[str, Call] = {
     "save_file": lambda storage, _: storage.save_file("a", payload(b"x")),
     "find_file": lambda storage, _: storage.find_file("a"),
     "files_below": lambda storage, _: storage.files_below(""),
+    "check_open": lambda storage, _: storage.check_open(),
     "delete_file": lambda storage, _: storage.delete_file("a"),
 }
 """A call of each method; the key is that of a blob that is there."""

@@ -61,9 +61,9 @@ class SQLiteMetadataProvider(MetadataProvider):
     def _store(cls, *, create: bool = False) -> Any:
         """Return the store, None if there is no file; only who registers something makes one."""
         with as_metaflow():
-            from sqlitestore.paths.stores import store_at
+            from sqlitestore.metaflow.roots import store_of
 
-            return store_at(cls._file(), create=create)
+            return store_of(SQLiteDatastoreStorage.datastore_root, create=create)[1]
 
     @classmethod
     def _registrations(cls) -> Any:

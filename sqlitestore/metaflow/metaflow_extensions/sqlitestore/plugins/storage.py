@@ -118,8 +118,20 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         """
         from sqlitestore.metaflow.handed_out import HandedOutFiles
 
+        keys = list(keys)
+        if not keys:  # all that was asked for was in a cache
+            return CloseAfterUse(iter(()))
         files = HandedOutFiles()
-        return CloseAfterUse(self._handed_out(list(keys), files), closer=files)
+        return CloseAfterUse(self._handed_out(keys, files), closer=files)
+
+    def load_blob(self, key: str) -> bytes | None:
+        """Return a blob by its key, as ``load_bytes`` has it in a file; None if there is none."""
+        with as_metaflow():
+            from sqlitestore.metaflow.roots import store_of
+            from sqlitestore.paths.objects import load_blob
+
+            root, store = store_of(self.datastore_root)
+            return None if store is None or root.folder else load_blob(store, key)
 
     def _explain_missing(self, path: str) -> None:
         from sqlitestore.paths.reading import explain_missing

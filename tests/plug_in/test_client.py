@@ -1,0 +1,180 @@
+"""Metaflow's client over a file: what it loads is what is there now; asked for one by one, it comes together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import metaflow
+import pytest
+from metaflow.client import core, filecache
+from metaflow_extensions.sqlitestore.plugins.problems import SQLiteStoreException
+from test_storage_contract import write_task
+
+from sqlitestore import BlobLeftOut, FlowDataStore, export
+from sqlitestore.blobs import Blobs
+from sqlitestore.paths.stores import store_at
+
+TASKS = 8
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of eight tasks, each with a number, a text and a list."""
+    with FlowDataStore("Flow", ds_root=tmp_path / "runs.db") as flow:
+        for each in range(TASKS):
+            write_task(flow, f"1/work/{each}", {"number": each, "text": f"text {each}", "items": [each]})
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the client may keep copies in."""
+    monkeypatch.setattr(filecache.theirs, "CLIENT_CACHE_PATH", str(tmp_path / "cache"))
+    monkeypatch.setattr(core, "filecache", None)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def _client(path: Path, caches: Path) -> Iterator[None]:
+    """Metaflow's client looks at the file."""
+    assert not caches.exists()
+    metaflow.namespace(None)
+    metaflow.metadata(f"sqlite@{path}")
+    yield
+    metaflow.default_namespace()
+    metaflow.default_metadata()
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many blobs were loaded alone, and how many times some were together."""
+    counts = {"alone": 0, "together": 0}
+    alone, together = Blobs.open, Blobs.load_small
+
+    def opened(self: Blobs, key: str) -> Any:
+        counts["alone"] += 1
+        return alone(self, key)
+
+    def loaded(self: Blobs, keys: Any, largest: int) -> Any:
+        counts["together"] += 1
+        return together(self, keys, largest)
+
+    monkeypatch.setattr(Blobs, "open", opened)
+    monkeypatch.setattr(Blobs, "load_small", loaded)
+    return counts
+
+
+def tasks() -> list[Any]:
+    """Return the tasks as the client lists them, by their names."""
+    return sorted(metaflow.Step("Flow/1/work"), key=lambda task: int(task.id))
+
+
+def damage(path: Path, key: str) -> None:
+    """Change the bytes of a blob."""
+    store = store_at(str(path))
+    assert store is not None
+    with store.database.write() as connection:
+        connection.execute("UPDATE blob SET bytes = zeroblob(length(bytes)) WHERE key = unhex(?)", (key,))
+
+
+@pytest.mark.usefixtures("_client")
+def test_artifacts_of_tasks_come_together(loads: dict[str, int], caches: Path) -> None:
+    """The blobs of an artifact that many tasks are asked for come by one query, and no copy is kept in a file."""
+    assert [task["text"].data for task in tasks()] == [f"text {each}" for each in range(TASKS)]
+    assert loads == {"alone": 1, "together": 1}
+    assert not caches.exists()
+
+
+@pytest.mark.usefixtures("_client")
+def test_it_does_not_matter_how_the_client_is_asked(loads: dict[str, int]) -> None:
+    """By name, by attribute, by listing all, by listing first and loading later: the same values."""
+    assert [task.data.number for task in tasks()] == list(range(TASKS))
+    assert [{each.id: each.data for each in task} for task in tasks()] == [
+        {"number": each, "text": f"text {each}", "items": [each]} for each in range(TASKS)
+    ]
+    listed = [task["items"] for task in tasks()]
+    assert [each.data for each in listed] == [[each] for each in range(TASKS)]
+    assert [each.data for each in listed] == [[each] for each in range(TASKS)]
+    assert loads["together"] == 3
+
+
+@pytest.mark.usefixtures("_client")
+def test_damage_hurts_one_task(path: Path) -> None:
+    """A damaged blob is an error of the task whose it is; the others load."""
+    key = tasks()[3]["text"]._object["sha"]
+    damage(path, key)
+    for each, task in enumerate(tasks()):
+        if each == 3:
+            with pytest.raises(SQLiteStoreException, match=f"Blob {key} .* is damaged"):
+                _ = task["text"].data
+        else:
+            assert task["text"].data == f"text {each}"
+
+
+@pytest.mark.usefixtures("_client")
+def test_attempt_that_is_done_meanwhile_is_seen(path: Path) -> None:
+    """A task that was retried while the client looks has its new value at the next look, not one fetched before."""
+    assert [task["text"].data for task in tasks()[:2]] == ["text 0", "text 1"]
+    with FlowDataStore("Flow", ds_root=path) as flow:
+        write_task(flow, "1/work/5", {"text": "text of the retry"}, attempt=1)
+        write_task(flow, "1/work/8", {"text": "text 8"})
+    expected = ["text 0", "text 1", "text 2", "text 3", "text 4", "text of the retry", "text 6", "text 7", "text 8"]
+    assert [task["text"].data for task in tasks()] == expected
+
+
+@pytest.mark.usefixtures("_client")
+def test_file_that_was_replaced_is_read_anew(path: Path, tmp_path: Path) -> None:
+    """Another file under the path has its own values, whatever was fetched from the first."""
+    assert [task["text"].data for task in tasks()[:2]] == ["text 0", "text 1"]
+    with FlowDataStore("Flow", ds_root=tmp_path / "other.db") as flow:
+        for each in range(TASKS):
+            write_task(flow, f"1/work/{each}", {"text": f"other {each}"})
+    os.replace(tmp_path / "other.db", path)
+    assert [task["text"].data for task in tasks()] == [f"other {each}" for each in range(TASKS)]
+
+
+@pytest.mark.usefixtures("_client")
+def test_large_artifacts_load_alone(path: Path, loads: dict[str, int]) -> None:
+    """What is stored in chunks is read when it is asked for."""
+    values = [os.urandom(300_000) for _ in range(3)]
+    with FlowDataStore("Flow", ds_root=path) as flow:
+        for each, value in enumerate(values):
+            write_task(flow, f"2/work/{each}", {"large": value})
+    loads.update(alone=0)
+    found = sorted(metaflow.Step("Flow/2/work"), key=lambda task: int(task.id))
+    assert [task["large"].data for task in found] == values
+    assert loads["alone"] == 3
+
+
+@pytest.mark.usefixtures("_client")
+def test_artifact_that_was_left_out_says_so(path: Path, tmp_path: Path) -> None:
+    """Of a file that was exported without its large artifacts the client says that, and where they are."""
+    with FlowDataStore("Flow", ds_root=path) as flow:
+        write_task(flow, "2/work/1", {"large": os.urandom(300_000), "small": 1})
+        export(flow, tmp_path / "archive.db", max_artifact_size=1000)
+    key = metaflow.Task("Flow/2/work/1")["large"]._object["sha"]
+    of_archive = filecache.FileCache()._get_flow_datastore("sqlite", str(tmp_path / "archive.db"), "Flow")
+    with pytest.raises(SQLiteStoreException, match="left out") as raised:
+        list(of_archive.ca_store.load_blobs([key]))
+    assert isinstance(raised.value.__cause__, BlobLeftOut)
+
+
+@pytest.mark.usefixtures("_client")
+def test_threads_load_side_by_side() -> None:
+    """Each thread of a client gets every value."""
+    loaded: list[Any] = []
+    found = tasks()
+
+    def load() -> None:
+        loaded.append([(task["number"].data, task["text"].data) for task in found])
+
+    threads = [Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loaded == [[(each, f"text {each}") for each in range(TASKS)]] * 4
