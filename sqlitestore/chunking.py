@@ -15,10 +15,10 @@ from sqlitestore.forking import unforked
 SMALLEST = 128 * 1024
 AVERAGE = 256 * 1024
 LARGEST = 1024 * 1024
-"""[bytes] A chunk's sizes. 200 MB of noise with 256 KiB, 512 KiB and 1 MiB on average: 570, 300 and 140 rows, and 0.1 %,
-0.3 % and 0.6 % new after an insertion at the front; all are cut at 3,000 to 5,000 MB/s. With 512 KiB the C library
-gives memory back to the system after each chunk, and gets it again for the next: compressed chunks took 1.5 times as
-long to compare and to load."""
+"""[bytes] A chunk's sizes. 200 MB of noise with 256 KiB, 512 KiB and 1 MiB on average: 570, 300 and 140 rows, and
+0.1 %, 0.3 % and 0.6 % new after an insertion at the front; all are cut at 3,000 to 5,000 MB/s. With 512 KiB the C
+library gives memory back to the system after each chunk, and gets it again for the next: compressed chunks took 1.5
+times as long to compare and to load."""
 
 SEGMENT = 192 * 1024
 """[bytes] From here on a single ``write`` is a segment: it begins a chunk, so that equal arrays give equal chunks
