@@ -124,10 +124,18 @@ def test_preview_that_imports_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_chunker_that_drops_a_byte_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunker that drops the first byte behind a boundary is found."""
-    true = chunking._cut
-    monkeypatch.setattr(
-        chunking, "_cut", lambda data: (chunk[bool(number) :] for number, chunk in enumerate(true(data)))
-    )
+    true = chunking.Chunker._cut
+
+    def cut(chunker: chunking.Chunker, data: memoryview, **options: bool) -> Any:
+        chunks, dropped = true(chunker, data, **options), 0
+        try:
+            while True:
+                yield next(chunks)[dropped:]
+                dropped = 1
+        except StopIteration as end:
+            return end.value
+
+    monkeypatch.setattr(chunking.Chunker, "_cut", cut)
     caught("chunks", 30, "not what was written")
 
 

@@ -87,7 +87,9 @@ def _part_alone(self: Any, task: Any, attempt: int, rows: Any) -> list[Any]:
 
 # What is replaced, by what; damage of which table finds it soonest; and the words of the violation.
 Seeded = tuple[list[tuple[Any, str, Any]], tuple[str, ...], str]
-UNCHECKED_BLOB: list[tuple[Any, str, Any]] = [(blobs, "hasher_for", AnyHash)]
+UNCHECKED_BLOB: list[tuple[Any, str, Any]] = [
+    (blobs, "hasher_for", AnyHash), (blobs, "hexdigest_for", lambda key, _: key),
+]  # fmt: skip
 UNCHECKED_CHUNK: list[tuple[Any, str, Any]] = [(blob_reader, "xxh3_128_digest", no_digest)]
 WRONG, UNNOTICED, NAMELESS = " is ", "verify says nothing of", "verify does not name"
 SWALLOWED = "is answered with nothing, and verify reads it"
