@@ -8,7 +8,7 @@ LARGE = (
 )
 READ = "Every byte is hashed before it is returned, and decompressed if that had paid; the others return what is there."
 SMALL = (
-    "A task is several transactions here (started, content, done), with digests, previews and metadata; "
+    "A task is two transactions here (started; done, with its content), with digests, previews and metadata; "
     "theirs is one, and rows that one could delete without anyone noticing."
 )
 FIND = "They look for names only; here attempts, done markers and the digests of the rows are read and checked."
