@@ -157,7 +157,7 @@ class ChunkedReader:
     def _read_to(self, place: _Place) -> memoryview:
         """Read a chunk to where it belongs."""
         chunk_id, codec, digest, target = place
-        # What is stored as it is SQLite itself reads to there: every copy of it between would cost as much as reading.
+        # SQLite itself reads there what is stored as it is: each copy in between would cost as much as reading it.
         is_read = codec == codecs.RAW and self._database.read_into(target, "chunk", "bytes", chunk_id)
         if is_read and xxh3_128_digest(target) == digest:
             return target

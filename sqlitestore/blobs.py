@@ -28,7 +28,7 @@ from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, relea
 from sqlitestore.model import Buffer, StoredBlob
 from sqlitestore.pickling import WriteFile
 from sqlitestore.pragmas import overwriting_what_is_deleted
-from sqlitestore.small_blobs import Pending, SmallBatch, insert_small_blobs
+from sqlitestore.small_blobs import SELECT_BLOB, Pending, SmallBatch, insert_small_blobs
 from sqlitestore.stubs import size_left_out
 
 INLINE = 64 * 1024
@@ -36,7 +36,6 @@ INLINE = 64 * 1024
 
 KEYS_AT_ONCE = 256
 
-SELECT_BLOB = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
 SELECT_BLOBS = """SELECT b.id, b.size, b.codec, b.bytes FROM json_each(?) AS asked
  LEFT JOIN blob AS b ON b.key = unhex(asked.value)"""
 SELECT_SMALL_BLOBS = """SELECT asked.value, b.size, b.codec, b.bytes FROM json_each(?1) AS asked

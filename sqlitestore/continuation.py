@@ -16,7 +16,7 @@ from xxhash import xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.background import in_order
-from sqlitestore.blob_reader import MAX_CHUNK
+from sqlitestore.blob_reader import MAX_CHUNK, SELECT_CHUNK_BY_ID
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged
 
@@ -36,7 +36,6 @@ SELECT_PLACE = """SELECT blob, min(position) FROM blob_chunk
  WHERE chunk = ?1 AND blob = (SELECT max(blob) FROM blob_chunk WHERE chunk = ?1)"""
 SELECT_NEXT = """SELECT n.position, c.id, c.size, c.codec, c.digest FROM blob_chunk AS n
  JOIN chunk AS c ON c.id = n.chunk WHERE n.blob = ? AND n.position > ? ORDER BY n.position LIMIT ?"""
-SELECT_BYTES = "SELECT bytes FROM chunk WHERE id = ?"
 
 
 class _Expected(NamedTuple):
@@ -127,7 +126,7 @@ class Continuation:
             stored = bytearray(size)
             is_read = self._database.read_into(memoryview(stored), "chunk", "bytes", expected.chunk_id)
             return stored if is_read else None
-        for (packed,) in self._database.query(SELECT_BYTES, (expected.chunk_id,)):
+        for _, _, packed, _ in self._database.query(SELECT_CHUNK_BY_ID, (expected.chunk_id,)):
             try:
                 return bytearray(codecs.decode(expected.codec, packed, size))
             except Damaged:

@@ -28,7 +28,7 @@ OVERHEAD = 100
 """[bytes] That a blob counts for beside its content."""
 
 INSERT_SMALL_BLOB = f"{INSERT_BLOB} RETURNING key"
-SELECT_STORED = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
+SELECT_BLOB = "SELECT id, size, codec, bytes FROM blob WHERE key = ?"
 
 Opener: TypeAlias = Callable[[str], AbstractContextManager[ReadFile]]
 """Opens a blob of the file by its key; raises BlobNotFound."""
@@ -127,7 +127,7 @@ def insert_small_blobs(connection: apsw.Connection, rows: Iterable[Row], opened:
 def _id_of_equal(connection: apsw.Connection, row: Row, opened: Opener) -> int:
     """Return the id of the stored blob that has a row's key, after comparing the bytes."""
     key, size, codec, encoded = row
-    [(blob_id, *stored)] = connection.execute(SELECT_STORED, (key,)).fetchall()
+    [(blob_id, *stored)] = connection.execute(SELECT_BLOB, (key,)).fetchall()
     if stored != [size, codec, encoded]:  # it may be encoded otherwise, or cut into chunks
         if stored[0] != size:
             raise collision(key)

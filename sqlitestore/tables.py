@@ -22,7 +22,7 @@ class Tables:
         self.database = database
         self.blobs = Blobs(database)
         self.data = Data(database)
-        self.tasks = Tasks(database)
+        self.tasks = Tasks(database, self.blobs)
         self.metadata = TaskMetadata(database)
         self.logs = Logs(database, self.blobs)
         self.files = Files(database, self.blobs)

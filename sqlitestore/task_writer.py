@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedIOBase, BytesIO, RawIOBase
 from types import FunctionType, MethodType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_args
 
 from sqlitestore import preview
 from sqlitestore.blobs import Payload
@@ -27,7 +27,7 @@ from sqlitestore.model import Artifact, Buffer, DataArtifact, MetaDatum, check_i
 from sqlitestore.pickling import SERIALIZERS, Serializer, WriteFile
 from sqlitestore.task_datastore import TaskDataStore
 
-_NO_PAIRS = (str, bytes, bytearray, memoryview)
+_NO_PAIRS = (str, *get_args(Buffer))
 
 
 class TaskDataStoreWriter(TaskDataStore):

@@ -32,8 +32,6 @@ INSERT_RUN = "INSERT INTO run(flow, name) SELECT id, ? FROM flow WHERE name = ? 
 SELECT_RUN = "SELECT r.id FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ? AND r.name = ?"
 SELECT_ATTEMPT_ID = """SELECT a.id, a.started, a.done FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
-SELECT_IS_DONE = """SELECT a.done IS NOT NULL FROM flow AS f JOIN run AS r ON r.flow = f.id
- JOIN attempt AS a ON a.run = r.id WHERE f.name = ? AND r.name = ? AND a.step = ? AND a.task = ? AND a.number = ?"""
 INSERT_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, digest)
  SELECT r.id, ?3, ?4, ?5, ?6, ?7 FROM flow AS f JOIN run AS r ON r.flow = f.id WHERE f.name = ?1 AND r.name = ?2
  ON CONFLICT(run, step, task, number) DO NOTHING"""
@@ -192,9 +190,9 @@ class AttemptRecord(NamedTuple):
 class Tasks:
     """Starts, finishes and finds attempts."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
-        self._blobs = Blobs(database)
+        self._blobs = blobs
 
     def start(self, task: TaskAddress, number: int, started: float) -> None:
         """Record that an attempt started; starting it again moves the time. Raises AttemptDone if it is done."""
@@ -212,9 +210,9 @@ class Tasks:
 
     def check_writable(self, task: TaskAddress, number: int) -> None:
         """Raise AttemptDone if the attempt is done."""
-        bindings = (task.flow_name, task.run_id, task.step_name, task.task_id, number)
-        if self._database.query(SELECT_IS_DONE, bindings) == [(1,)]:
-            raise _already_done(task, number)
+        for _, _, done in self._database.query(SELECT_ATTEMPT_ID, (*task, number)):
+            if done is not None:
+                raise _already_done(task, number)
 
     def finish(
         self,

@@ -13,7 +13,10 @@ SMALL = (
 )
 FIND = "They look for names only; here attempts, done markers and the digests of the rows are read and checked."
 LOOK = "Here an artifact's row is found and checked by its digest, and the content by its key."
-COMPARED = "The new content is read again, cut and compared with what is stored; theirs is written as a new copy."
+COMPARED = (
+    "What is stored is read, decompressed if that had paid, and compared with the new content; theirs is written as a "
+    "new copy."
+)
 
 WHY: dict[tuple[str, str, str], str] = {
     **{(group, "save", "closed"): LARGE for group in ("noise", "large noise", "integers", "frame", "crowd of arrays")},

@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     """A file of eight tasks, each with a number, a text and a list."""
     with FlowDataStore("Flow", ds_root=tmp_path / "runs.db") as flow:
         for each in range(TASKS):
-            write_task(flow, f"1/work/{each}", {"number": each, "text": f"text {each}", "items": [each]})
+            write_task(flow, f"1/train/{each}", {"number": each, "text": f"text {each}", "items": [each]})
     return tmp_path / "runs.db"
 
 
@@ -70,7 +70,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 def tasks() -> list[Any]:
     """Return the tasks as the client lists them, by their names."""
-    return sorted(metaflow.Step("Flow/1/work"), key=lambda task: int(task.id))
+    return sorted(metaflow.Step("Flow/1/train"), key=lambda task: int(task.id))
 
 
 def damage(path: Path, key: str) -> None:
@@ -120,8 +120,8 @@ def test_attempt_that_is_done_meanwhile_is_seen(path: Path) -> None:
     """A task that was retried while the client looks has its new value at the next look, not one fetched before."""
     assert [task["text"].data for task in tasks()[:2]] == ["text 0", "text 1"]
     with FlowDataStore("Flow", ds_root=path) as flow:
-        write_task(flow, "1/work/5", {"text": "text of the retry"}, attempt=1)
-        write_task(flow, "1/work/8", {"text": "text 8"})
+        write_task(flow, "1/train/5", {"text": "text of the retry"}, attempt=1)
+        write_task(flow, "1/train/8", {"text": "text 8"})
     expected = ["text 0", "text 1", "text 2", "text 3", "text 4", "text of the retry", "text 6", "text 7", "text 8"]
     assert [task["text"].data for task in tasks()] == expected
 
@@ -132,7 +132,7 @@ def test_file_that_was_replaced_is_read_anew(path: Path, tmp_path: Path) -> None
     assert [task["text"].data for task in tasks()[:2]] == ["text 0", "text 1"]
     with FlowDataStore("Flow", ds_root=tmp_path / "other.db") as flow:
         for each in range(TASKS):
-            write_task(flow, f"1/work/{each}", {"text": f"other {each}"})
+            write_task(flow, f"1/train/{each}", {"text": f"other {each}"})
     os.replace(tmp_path / "other.db", path)
     assert [task["text"].data for task in tasks()] == [f"other {each}" for each in range(TASKS)]
 
@@ -143,9 +143,9 @@ def test_large_artifacts_load_alone(path: Path, loads: dict[str, int]) -> None:
     values = [os.urandom(300_000) for _ in range(3)]
     with FlowDataStore("Flow", ds_root=path) as flow:
         for each, value in enumerate(values):
-            write_task(flow, f"2/work/{each}", {"large": value})
+            write_task(flow, f"2/train/{each}", {"large": value})
     loads.update(alone=0)
-    found = sorted(metaflow.Step("Flow/2/work"), key=lambda task: int(task.id))
+    found = sorted(metaflow.Step("Flow/2/train"), key=lambda task: int(task.id))
     assert [task["large"].data for task in found] == values
     assert loads["alone"] == 3
 
@@ -154,9 +154,9 @@ def test_large_artifacts_load_alone(path: Path, loads: dict[str, int]) -> None:
 def test_artifact_that_was_left_out_says_so(path: Path, tmp_path: Path) -> None:
     """Of a file that was exported without its large artifacts the client says that, and where they are."""
     with FlowDataStore("Flow", ds_root=path) as flow:
-        write_task(flow, "2/work/1", {"large": os.urandom(300_000), "small": 1})
+        write_task(flow, "2/train/1", {"large": os.urandom(300_000), "small": 1})
         export(flow, tmp_path / "archive.db", max_artifact_size=1000)
-    key = metaflow.Task("Flow/2/work/1")["large"]._object["sha"]
+    key = metaflow.Task("Flow/2/train/1")["large"]._object["sha"]
     of_archive = filecache.FileCache()._get_flow_datastore("sqlite", str(tmp_path / "archive.db"), "Flow")
     with pytest.raises(SQLiteStoreException, match="left out") as raised:
         list(of_archive.ca_store.load_blobs([key]))
