@@ -26,11 +26,7 @@ class Store(Tables):
 
     def is_current(self) -> bool:
         """Return whether the path still names the file that was opened, and it is open."""
-        try:
-            self.database.check_open()
-        except StoreClosed:
-            return False
-        return _identity(self.path) == self._identity
+        return _is_open(self) and _identity(self.path) == self._identity
 
 
 _open: dict[str, Store] = {}
@@ -70,6 +66,14 @@ def open_stores() -> list[Store]:
     return [store for store in reversed(list(_open.values())) if store.is_current()]
 
 
+def _is_open(store: Tables) -> bool:
+    try:
+        store.database.check_open()
+    except StoreClosed:
+        return False
+    return True
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
@@ -89,5 +93,6 @@ def task_ends() -> None:
 
 
 def store_of_task() -> Tables | None:
-    """Return the store of the task that this process is writing, None if it writes none."""
-    return _writing.get("task")
+    """Return the store of the task that this process is writing; None if it writes none, or the store was closed."""
+    store = _writing.get("task")
+    return store if store is not None and _is_open(store) else None

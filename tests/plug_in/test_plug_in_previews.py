@@ -12,6 +12,7 @@ from metaflow_extensions.sqlitestore.plugins import serializers
 from test_storage_contract import metaflow_flow, query, write_task
 
 from sqlitestore import FlowDataStore
+from sqlitestore.paths.stores import open_stores
 from sqlitestore.preview import describe
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
@@ -48,6 +49,22 @@ def test_other_datastores_keep_metaflows_serializer(tmp_path: Path) -> None:
     write_task(flow, "1/start/1", {"table": TABLE})
     [task] = flow.get_task_datastores("1", ["start"])
     assert task._info["table"]["serializer_info"] == {"source": "metaflow"}
+
+
+def test_a_task_whose_store_was_closed_claims_nothing(tmp_path: Path) -> None:
+    """A task that was begun and never done, in a store that is closed, is in no other datastore's way."""
+    from metaflow.datastore import FlowDataStore as MetaflowFlowDataStore
+    from metaflow.plugins.datastores.local_storage import LocalStorage
+
+    metaflow_flow(tmp_path / "runs.db").get_task_datastore("1", "start", "1", attempt=0, mode="w").init_task()
+    assert serializers.SQLitePickleSerializer.can_serialize(1)
+    [store] = open_stores()
+    store.database.close()
+    assert not serializers.SQLitePickleSerializer.can_serialize(1)
+    flow = MetaflowFlowDataStore("Flow", storage_impl=LocalStorage, ds_root=str(tmp_path))
+    write_task(flow, "1/start/1", {"large": "x" * 70_000})
+    [task] = flow.get_task_datastores("1", ["start"])
+    assert task["large"] == "x" * 70_000
 
 
 def test_what_is_large_is_never_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
