@@ -19,7 +19,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 4
-"""Of the process, for all stores. Each has a connection of its own to a store that it reads, until that is closed."""
+"""Of the process, for all stores, and as many to write. Each has a connection of its own to a store that it uses, until
+that is closed."""
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Generator[Result]:
@@ -40,10 +41,15 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], most: int) -
 
 
 def _end(futures: Iterable[Future[Result]]) -> None:
-    """Do not begin what was not begun, and wait for the rest, whatever happens: it may write to the caller's memory."""
+    """Do not begin what was not begun, and wait for the rest: it may write to the caller's memory."""
+    wait_for(future for future in futures if not future.cancel())
+
+
+def wait_for(futures: Iterable[Future[Result]]) -> None:
+    """Wait until all have ended, whatever happens."""
     from concurrent.futures import wait
 
-    running = [future for future in futures if not future.cancel()]
+    running = list(futures)
     interrupt: BaseException | None = None
     while running:
         try:
@@ -95,11 +101,18 @@ class _Threads:
 
 
 _threads = _Threads()
+_writers = _Threads()
+"""Of their own: while they wait for somebody's transaction to end, that one may need the others."""
 
 
 def begin(work: Callable[[], Result]) -> Future[Result]:
     """Do ``work`` in another thread; where none can be started, as while Python ends, in this one."""
     return _threads.submit(work)
+
+
+def begin_writing(work: Callable[[], Result]) -> Future[Result]:
+    """As ``begin``, for what may have to wait for other writers."""
+    return _writers.submit(work)
 
 
 def done_here(work: Callable[[], Result]) -> Future[Result]:

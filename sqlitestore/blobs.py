@@ -19,13 +19,14 @@ from xxhash import xxh3_128, xxh3_128_digest
 
 from sqlitestore import codecs
 from sqlitestore.blob_reader import MAX_INLINE, ChunkedReader, InlineReader
-from sqlitestore.chunk_stream import DELETE_CHUNK, ChunkStream, ChunkVanished, Root, check_equal
+from sqlitestore.chunk_stream import ChunkStream, Root
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobLeftOut, BlobNotFound, Damaged, DataException, InvalidKey
 from sqlitestore.forking import unforked
 from sqlitestore.holds import hold, hold_at_least_once, is_held_by_others, release
 from sqlitestore.model import Buffer, StoredBlob
+from sqlitestore.new_chunks import DELETE_CHUNK, ChunkVanished, check_equal
 from sqlitestore.pickling import WriteFile
 from sqlitestore.pragmas import overwriting_what_is_deleted
 from sqlitestore.small_blobs import SELECT_BLOB, Pending, SmallBatch, insert_small_blobs

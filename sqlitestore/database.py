@@ -255,9 +255,14 @@ class Database:
                 crash_point("after-commit")
 
     def alone(self, work: Callable[[apsw.Connection], object]) -> None:
-        """Run what SQLite takes in no transaction (VACUUM, a checkpoint); never inside of one."""
+        """Run what SQLite takes in no transaction (VACUUM, a checkpoint) while no other thread writes."""
+        with self._connections.handle().lock, self._connections.writers:
+            self.beside(work)
+
+    def beside(self, work: Callable[[apsw.Connection], object]) -> None:
+        """Run what SQLite takes in no transaction while others may write."""
         handle = self._connections.handle()
-        with handle.lock, self._connections.writers:
+        with handle.lock:
             self._connections.check_open()
             try:
                 work(handle.connection)

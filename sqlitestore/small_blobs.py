@@ -13,12 +13,13 @@ from typing import TypeAlias, cast
 import apsw
 
 from sqlitestore import codecs
-from sqlitestore.chunk_stream import BATCH, INSERT_BLOB, Root, check_equal, collision
+from sqlitestore.chunk_stream import INSERT_BLOB, Root
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import BlobNotFound
 from sqlitestore.holds import hold
 from sqlitestore.model import Buffer
+from sqlitestore.new_chunks import BATCH, check_equal, collision
 from sqlitestore.pickling import ReadFile
 
 ROOM = 2**20

@@ -10,8 +10,9 @@ import pytest
 from helpers_store import FLOW, save_task, tampering
 
 from sqlitestore import Damaged, FlowDataStore, StoreClosed, verify
-from sqlitestore.chunk_stream import ChunkStream
 from sqlitestore.continuation import WORTHWHILE, Continuation
+from sqlitestore.database import Database
+from sqlitestore.new_chunks import find_chunk
 
 MANY = 1_000_000
 SECOND_CHUNK = "SELECT id, c.size FROM chunk AS c JOIN blob_chunk ON chunk = id ORDER BY position LIMIT 1 OFFSET 1"
@@ -33,13 +34,12 @@ def numbers(request: pytest.FixtureRequest) -> np.ndarray:
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the sizes of the chunks that were looked up by their digest."""
     sizes: list[int] = []
-    find = ChunkStream._find
 
-    def counting(stream: ChunkStream, digest: bytes, data: bytes) -> int:
+    def counting(database: Database, digest: bytes, data: bytes) -> int:
         sizes.append(len(data))
-        return find(stream, digest, data)
+        return find_chunk(database, digest, data)
 
-    monkeypatch.setattr(ChunkStream, "_find", counting)
+    monkeypatch.setattr("sqlitestore.chunk_stream.find_chunk", counting)
     return sizes
 
 

@@ -14,8 +14,8 @@ from helpers_processes import fork
 from helpers_store import FLOW, save_task, tampering
 
 from sqlitestore import BlobNotFound, Damaged, FlowDataStore, StoreClosed, background, verify
-from sqlitestore.chunk_stream import LARGE
 from sqlitestore.memory_pages import ask_for_large_pages
+from sqlitestore.new_chunks import LARGE
 
 
 @pytest.fixture(scope="module", params=["compressed", "as they are"])
@@ -198,7 +198,8 @@ def test_where_no_thread_can_be_started_the_work_is_done_here(
         left.pop()
         start(thread)
 
-    monkeypatch.setattr(background._threads, "_executor", None)
+    for threads in (background._threads, background._writers):
+        monkeypatch.setattr(threads, "_executor", None)
     monkeypatch.setattr(threading.Thread, "start", start_some)
     with FlowDataStore(FLOW, ds_root=saved) as flow:
         assert np.array_equal(load(flow), numbers)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from crash_states import State, Unit, databases, is_only_begun, names_in, objects_of, recovered, state_of
 
-from sqlitestore import chunk_stream, small_blobs
+from sqlitestore import new_chunks, small_blobs
 from sqlitestore.crash_points import set_hook
 from sqlitestore.maintenance import compact, purge, reclaim
 from sqlitestore.maintenance.verify import verify
@@ -279,7 +279,8 @@ def _check_product(folder: str) -> None:
 
 def _small_batches() -> None:
     """Make what is done in batches take several of them for little content; in a child, which ends with it."""
-    chunk_stream.BATCH = 200_000
+    new_chunks.BATCH = 200_000
+    new_chunks.LARGE = 0  # batches go in by another thread
     small_blobs.BATCH = 20_000
     small_blobs.ROOM = 30_000
     reclaim.BATCH = 200_000

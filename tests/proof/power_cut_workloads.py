@@ -67,7 +67,8 @@ class Mode(NamedTuple):
             patch.setattr("sqlitestore.database.Database.__init__", init)
             patch.setattr("sqlitestore.database.is_network_file_system", lambda _: self.journal == "delete")
             patch.setattr("sqlitestore.pragmas.CHECKPOINT_BYTES", 250_000)
-            patch.setattr("sqlitestore.chunk_stream.BATCH", 200_000)
+            patch.setattr("sqlitestore.new_chunks.BATCH", 200_000)
+            patch.setattr("sqlitestore.new_chunks.LARGE", 0)  # batches go in by another thread
             patch.setattr("sqlitestore.small_blobs.BATCH", 200_000)
             patch.setattr("sqlitestore.maintenance.reclaim.BATCH", 200_000)
             yield

@@ -39,7 +39,7 @@ SLICES = 20
 IN_MEMORY = True
 
 LIMITS = {
-    "sqlitestore.chunk_stream.BATCH": 50_000,
+    "sqlitestore.new_chunks.BATCH": 50_000,
     "sqlitestore.small_blobs.BATCH": 50_000,
     "sqlitestore.pragmas.CHECKPOINT_BYTES": 100_000,
     "sqlitestore.pragmas.CACHE_BYTES": 64 * 1024,

@@ -165,7 +165,7 @@ def _list_apart() -> None:
         crash_point("blob-row-inserted")
         with self._database.write() as connection:
             connection.executemany(INSERT_CHUNK_OF, ((blob, *each) for each in enumerate(self._order)))
-            self._arrive(connection)
+            self._new.arrive(connection)
         return True
 
     chunk_stream.ChunkStream.insert_blob = insert_blob  # type: ignore[method-assign]

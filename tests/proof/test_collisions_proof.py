@@ -17,9 +17,11 @@ from proof_collisions import prove
 from sqlitestore import Damaged, FlowDataStore, RunExists, merge, salvage, tasks, verify
 from sqlitestore import blobs as blobs_module
 from sqlitestore import chunk_stream as chunk_stream_module
+from sqlitestore import new_chunks as new_chunks_module
 from sqlitestore import small_blobs as small_blobs_module
 from sqlitestore.blobs import BlobWriter
 from sqlitestore.chunk_stream import ChunkStream
+from sqlitestore.database import Database
 from sqlitestore.holds import hold
 from sqlitestore.maintenance.compact import compact
 from sqlitestore.maintenance.prune import plan_prune, prune
@@ -59,16 +61,17 @@ def _trust(digest: bytes, stored: bytes, data: bytes) -> None:
 
 def _compare_sizes(digest: bytes, stored: bytes, data: bytes) -> None:
     if len(stored) != len(data):
-        raise chunk_stream_module.collision(digest)
+        raise new_chunks_module.collision(digest)
 
 
 def _patch_check(monkeypatch: pytest.MonkeyPatch, check: Callable[[bytes, bytes, bytes], None]) -> None:
-    for module in (blobs_module, small_blobs_module, chunk_stream_module):
+    for module in (blobs_module, small_blobs_module, new_chunks_module):
         monkeypatch.setattr(module, "check_equal", check)
 
 
-def _found_unseen(stream: ChunkStream, digest: bytes, data: bytes) -> int:
-    found = stream._database.query("SELECT id FROM chunk WHERE digest = ?", (digest,))
+def _found_unseen(database: Database, digest: bytes, data: bytes) -> int:
+    del data
+    found = database.query("SELECT id FROM chunk WHERE digest = ?", (digest,))
     return int(found[0][0]) if found else 0
 
 
@@ -83,12 +86,13 @@ def _trust_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
         batch._waiting, batch._bytes, batch.times = {}, 0, type(batch.times)()
 
     monkeypatch.setattr(SmallBatch, "flush", flush)
-    monkeypatch.setattr(ChunkStream, "_find", _found_unseen)
+    for module in (chunk_stream_module, new_chunks_module):
+        monkeypatch.setattr(module, "find_chunk", _found_unseen)
 
 
 def _trust_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare with what is stored, but not with what waits."""
-    check = chunk_stream_module.check_equal
+    check = new_chunks_module.check_equal
     add, take = SmallBatch.add, ChunkStream._take
 
     def unchecked_add(batch: Any, key: bytes, data: bytes, times: int = 1) -> None:
@@ -97,10 +101,10 @@ def _trust_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(small_blobs_module, "check_equal", check)
 
     def unchecked_take(stream: ChunkStream, view: memoryview, encoded: Any = None) -> None:
-        waits = chunk_stream_module.xxh3_128_digest(bytes(view)) in stream._waiting
-        monkeypatch.setattr(chunk_stream_module, "check_equal", _trust if waits else check)
+        waits = chunk_stream_module.xxh3_128_digest(bytes(view)) in stream._new._waiting
+        monkeypatch.setattr(new_chunks_module, "check_equal", _trust if waits else check)
         take(stream, view, encoded)
-        monkeypatch.setattr(chunk_stream_module, "check_equal", check)
+        monkeypatch.setattr(new_chunks_module, "check_equal", check)
 
     monkeypatch.setattr(SmallBatch, "add", unchecked_add)
     monkeypatch.setattr(ChunkStream, "_take", unchecked_take)
@@ -118,14 +122,7 @@ def _share_with_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _miss_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not compare where another writer's row made INSERT do nothing."""
-    flush = ChunkStream._flush
-
-    def blind(stream: Any) -> None:
-        stream._find = lambda digest, data: _found_unseen(stream, digest, data)
-        flush(stream)
-        del stream._find
-
-    monkeypatch.setattr(ChunkStream, "_flush", blind)
+    monkeypatch.setattr(new_chunks_module, "find_chunk", _found_unseen)
 
 
 def _hold_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

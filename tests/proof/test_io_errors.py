@@ -17,8 +17,8 @@ from proof_io_errors import every_case, make_reference, prove, prove_every_call,
 from xxhash import xxh3_128
 
 from sqlitestore import DataException, FlowDataStore, SQLiteStorage, new_file
-from sqlitestore.chunk_stream import ChunkStream
 from sqlitestore.database import Database
+from sqlitestore.new_chunks import NewChunks
 from sqlitestore.testing.failing_files import CUT_OFF, FAILURES, FailingFiles, failing
 
 SAMPLE = 130
@@ -154,18 +154,18 @@ def commits_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failed_batches_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of chunks that failed counts as written, and no foreign key says otherwise."""
-    flush = ChunkStream._flush
+    insert_batch = NewChunks._insert_batch
 
-    def flush_anyhow(self: Any) -> None:
+    def insert_anyhow(self: Any, **options: Any) -> None:
         try:
-            flush(self)
+            insert_batch(self, **options)
         except DataException:
-            for _, positions in self._waiting.values():
-                for position in positions:
+            for new in self._going_in.values():
+                for position in new.positions:
                     self._order[position] = 10**6
-            self._waiting, self._rows, self._bytes = {}, [], 0
+            self._going_in = {}
 
-    monkeypatch.setattr(ChunkStream, "_flush", flush_anyhow)
+    monkeypatch.setattr(NewChunks, "_insert_batch", insert_anyhow)
     monkeypatch.setattr("sqlitestore.database.enforce_foreign_keys", lambda _: None)
 
 
@@ -210,23 +210,24 @@ def logs_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waited when a batch failed is in the next blob too."""
-    flush, begin = ChunkStream._flush, ChunkStream.__init__
+    insert_batch, begin = NewChunks._insert_batch, NewChunks.__init__
     kept: list[Any] = []
 
-    def flush_or_keep(self: Any) -> None:
+    def insert_or_keep(self: Any, **options: Any) -> None:
         try:
-            flush(self)
+            insert_batch(self, **options)
         except DataException:
-            kept.append((self._order, self._waiting, self._rows))
+            kept.append((self._order, self._going_in))
             raise
 
-    def begin_with_kept(self: Any, *arguments: Any) -> None:
-        begin(self, *arguments)
+    def begin_with_kept(self: Any, database: Any, order: Any) -> None:
+        begin(self, database, order)
         if kept:
-            self._order, self._waiting, self._rows = kept.pop()
+            kept_order, self._waiting = kept.pop()
+            order.extend(kept_order)
 
-    monkeypatch.setattr(ChunkStream, "_flush", flush_or_keep)
-    monkeypatch.setattr(ChunkStream, "__init__", begin_with_kept)
+    monkeypatch.setattr(NewChunks, "_insert_batch", insert_or_keep)
+    monkeypatch.setattr(NewChunks, "__init__", begin_with_kept)
 
 
 @pytest.mark.parametrize(
