@@ -5,6 +5,7 @@ What they do releases Python's lock for nearly all of its time (SQLite, zstd, xx
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = 4
+THREADS = max(2, min(4, os.cpu_count() or 4))
 """Of the process, for all stores, and as many to write. Each has a connection of its own to a store that it uses, until
-that is closed."""
+that is closed; on two cores four took 99 instead of 83 ms to compare 48 MB of int64, and 84, not 69, to load them."""
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Generator[Result]:

@@ -69,7 +69,7 @@ class Continuation:
             blob, position = self._place
             self._place = None if self._misses > MISSES else (blob, position + 1)
 
-    def chunks(self, coming: memoryview) -> Generator[tuple[int, bytearray]]:
+    def chunks(self, coming: memoryview) -> Generator[tuple[int, bytes]]:
         """Yield id and bytes of each chunk of the store that comes next, as far as the content goes on the same.
 
         Close it (``contextlib.closing``): no thread looks at ``coming`` any more then. Inside a transaction, whose
@@ -113,22 +113,22 @@ class Continuation:
             begin += size
         return expected
 
-    def _same(self, expected: _Expected) -> bytearray | None:
+    def _same(self, expected: _Expected) -> bytes | None:
         """Return the chunk's bytes if they are those that come; None if not, or if the chunk is gone or damaged."""
         stored = self._stored(expected)
-        if stored is None or stored != expected.coming or xxh3_128_digest(stored) != expected.digest:
+        if stored is None or len(stored) != expected.coming.nbytes:
             return None
-        return stored
+        # Of equal sizes it is equality, by memcmp; "==" of bytes and a view of others goes byte by byte.
+        is_same = stored.startswith(expected.coming)
+        return stored if is_same and xxh3_128_digest(stored) == expected.digest else None
 
-    def _stored(self, expected: _Expected) -> bytearray | None:
+    def _stored(self, expected: _Expected) -> bytes | None:
         size = expected.coming.nbytes
         if expected.codec == codecs.RAW:
-            stored = bytearray(size)
-            is_read = self._database.read_into(memoryview(stored), "chunk", "bytes", expected.chunk_id)
-            return stored if is_read else None
+            return self._database.read_value(size, "chunk", "bytes", expected.chunk_id)
         for _, _, packed, _ in self._database.query(SELECT_CHUNK_BY_ID, (expected.chunk_id,)):
             try:
-                return bytearray(codecs.decode(expected.codec, packed, size))
+                return codecs.decode(expected.codec, packed, size)
             except Damaged:
                 return None
         return None

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -51,6 +51,8 @@ from sqlitestore.pragmas import (
 )
 from sqlitestore.repetition import watch_for_repetition
 from sqlitestore.sqlite_errors import translated
+
+Value = TypeVar("Value")
 
 SMALLEST_DATABASE = 512
 """[bytes] SQLite's smallest page."""
@@ -156,25 +158,38 @@ class Database:
         """Fill ``target`` with the bytes of a value, without a copy of them in between.
 
         False if there is no such row, or its value has another size or type; ``target`` may hold anything then.
-        (https://www.sqlite.org/c3ref/blob_open.html)
         """
+
+        def fill(blob: apsw.Blob) -> bool:
+            if blob.length() != target.nbytes:
+                return False
+            blob.read_into(target)
+            return True
+
+        return bool(self._read_value(fill, table, column, row_id))
+
+    def read_value(self, size: int, table: str, column: str, row_id: int) -> bytes | None:
+        """Return the bytes of a value, copied once; None if there is no such row, or it has another size or type."""
+        return self._read_value(lambda blob: blob.read(size) if blob.length() == size else None, table, column, row_id)
+
+    def _read_value(self, read: Callable[[apsw.Blob], Value], table: str, column: str, row_id: int) -> Value | None:
+        """Return what ``read`` makes of a value, None if there is none (https://www.sqlite.org/c3ref/blob_open.html)."""
         while True:
             handle = self._current_handle()
+            value: Value | None = None
             with handle.lock:
                 self._connections.check_open()
                 try:
                     with handle.connection.blob_open("main", table, column, row_id, writeable=False) as blob:
-                        is_read = blob.length() == target.nbytes
-                        if is_read:
-                            blob.read_into(target)
+                        value = read(blob)
                 except apsw.SQLError:
-                    is_read = False
+                    pass
                 except apsw.Error as error:
                     if self._still_at_rest(handle):
                         raise self._translated(error) from error
                     continue
             if self._still_at_rest(handle):
-                return is_read
+                return value
 
     def version(self) -> tuple[int, int, int]:
         """Return what is another whenever anybody has changed the file since, as this thread sees it.
