@@ -86,6 +86,8 @@ class ChunkStream:
                 self._hasher.update(stored)  # it is ours: ``coming`` may have changed since it was compared
                 self._order.append(chunk_id)
                 taken += len(stored)
+        if taken:
+            self._new.note_known()
         return taken
 
     def insert_blob(self, key: bytes, size: int, root: Root | None = None) -> bool:

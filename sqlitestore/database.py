@@ -166,13 +166,13 @@ class Database:
             blob.read_into(target)
             return True
 
-        return bool(self._read_value(fill, table, column, row_id))
+        return bool(self._of_value(fill, table, column, row_id))
 
     def read_value(self, size: int, table: str, column: str, row_id: int) -> bytes | None:
         """Return the bytes of a value, copied once; None if there is no such row, or it has another size or type."""
-        return self._read_value(lambda blob: blob.read(size) if blob.length() == size else None, table, column, row_id)
+        return self._of_value(lambda blob: blob.read(size) if blob.length() == size else None, table, column, row_id)
 
-    def _read_value(self, read: Callable[[apsw.Blob], Value], table: str, column: str, row_id: int) -> Value | None:
+    def _of_value(self, read: Callable[[apsw.Blob], Value], table: str, column: str, row_id: int) -> Value | None:
         """Return what ``read`` makes of a value, None if there is none (https://www.sqlite.org/c3ref/blob_open.html)."""
         while True:
             handle = self._current_handle()

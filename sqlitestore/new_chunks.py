@@ -1,7 +1,6 @@
 """New chunks of a large blob on their way into the store: gathered, then inserted in bounded transactions.
 
-One thread inserts a batch while the caller's cuts, copies and hashes what comes next, and others compress. Another one
-moves the log into the file meanwhile: the disk is busy then, too, and whoever closes the store finds little to move.
+One thread inserts a batch while the caller's cuts, copies and hashes what comes next, and others compress.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -21,6 +19,7 @@ from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
 from sqlitestore.errors import Damaged, DataException
 from sqlitestore.holds import ON_ITS_WAY, hold, hold_at_least_once, release
+from sqlitestore.log_moving import LogMover
 from sqlitestore.model import Buffer
 
 if TYPE_CHECKING:
@@ -70,16 +69,15 @@ class NewChunks:
         self._insertion: Future[dict[bytes, int]] | None = None
         self._inserted: list[int] = []
         self._is_announced = False
-        self._unmoved = 0
-        self._move: Future[None] | None = None
-        self._known = 0
+        self._log = LogMover(database)
+        self._came_known = False
         self.only_new = False
         """Whether nothing but new chunks came for so long that the store need not be asked about the next: if it has
         that after all, inserting will tell."""
 
     def note_known(self) -> None:
         """Take note that the store has what came."""
-        self._known += 1
+        self._came_known = True
 
     def repeat(self, digest: bytes, data: bytes) -> bool:
         """Take the chunk if it came before and is not stored yet; return whether. Damaged: with other bytes."""
@@ -104,8 +102,7 @@ class NewChunks:
 
     def finish(self) -> None:
         """Have all of them in the store."""
-        if self._move is not None:  # else our next commit would, and the caller waits for that
-            self._move_the_log()
+        self._log.last()
         self._insert_batch(beside=False)
 
     def _encoding(self, data: bytes) -> Callable[[], Encoded]:
@@ -119,15 +116,14 @@ class NewChunks:
     def _insert_batch(self, *, beside: bool) -> None:
         """Insert what waits, ``beside`` the caller or before it returns; one batch at a time."""
         self._settle()
-        self.only_new = self.only_new or not self._known
-        self._known = 0
-        self._unmoved += self._bytes
+        self.only_new = self.only_new or not self._came_known
+        self._came_known = False
+        size = self._bytes
         self._going_in, self._waiting, self._bytes = self._waiting, {}, 0
         batch = list(self._going_in.items())
         if beside:
             self._insertion = begin_writing(partial(self._insert_beside, batch))
-            if self._unmoved >= pragmas.CHECKPOINT_BYTES:
-                self._move_the_log()
+            self._log.added(size)
         else:
             self._list(self._insert(batch))
 
@@ -175,12 +171,6 @@ class NewChunks:
                 self._order[position] = chunk_id
         self._going_in = {}
 
-    def _move_the_log(self) -> None:
-        """Begin to move the log into the file, if there is one and that is not under way."""
-        if (self._move is None or self._move.done()) and self._database.reads_beside_writers:
-            self._unmoved = 0
-            self._move = begin_writing(partial(_move_the_log, self._database))
-
     def _announce(self, connection: apsw.Connection) -> None:
         """Say that chunks without a blob are none that a crash left (see ``holds.ON_ITS_WAY``)."""
         if self._is_announced:
@@ -217,11 +207,6 @@ class NewChunks:
 
 def _same(encoded: Encoded) -> Encoded:
     return encoded
-
-
-def _move_the_log(database: Database) -> None:
-    with suppress(DataException):  # as SQLite itself after a commit: it stays, and the next to move it will say why
-        database.beside(pragmas.move_the_log)
 
 
 def find_chunk(database: Database, digest: bytes, data: bytes) -> int:

@@ -258,7 +258,7 @@ def bound_the_log(connection: apsw.Connection) -> None:
 
 
 def let_the_log_grow(connection: apsw.Connection) -> None:
-    """Have this connection leave the log to another one, which moves it all the time, up to LARGEST_LOG."""
+    """Have this connection leave the log to another one, which moves it meanwhile, up to LARGEST_LOG."""
     connection.wal_autocheckpoint(LARGEST_LOG // int(connection.pragma("page_size")))
 
 

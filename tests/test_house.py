@@ -25,6 +25,7 @@ FLOORS = [
     ["pickle_preview"],
     ["blob_reader"],
     ["continuation"],
+    ["log_moving"],
     ["new_chunks"],
     ["chunk_stream"],
     ["small_blobs"],

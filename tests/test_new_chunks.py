@@ -142,6 +142,29 @@ def test_what_the_store_has_after_all_is_shared(flow: FlowDataStore, path: str) 
     assert verify(path).ok
 
 
+def test_where_known_and_new_take_turns_the_store_is_asked(
+    flow: FlowDataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what is known was not asked about but expected, as after an edit."""
+    monkeypatch.setattr(new_chunks, "BATCH", 1_000_000)
+    asked: list[bool] = []
+    add = new_chunks.NewChunks.add
+
+    def watched(self: new_chunks.NewChunks, *chunk: Any) -> None:
+        asked.append(not self.only_new)
+        add(self, *chunk)
+
+    numbers = np.random.default_rng(1).random(SIZE // 8)
+    save_task(flow, "1", x=numbers)
+    monkeypatch.setattr(new_chunks.NewChunks, "add", watched)
+    edited = np.where(np.arange(len(numbers)) % 250_000 == 9, 3.0, numbers)
+    save_task(flow, "2", x=edited)
+    assert len(asked) > 10
+    assert all(asked)
+    [task] = flow.get_latest_task_datastores("2")
+    assert np.array_equal(task["x"], edited)
+
+
 def test_a_collision_with_what_was_not_asked_about_is_noticed(path: str) -> None:
     """The store's chunk is compared although inserting it did nothing."""
     known = incompressible(SIZE, 1)
@@ -220,9 +243,17 @@ def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_logs")
-def test_the_log_is_moved_while_a_blob_goes_in(path: str) -> None:
-    """It stays short, and little is left to move for whoever closes the store."""
+def test_the_log_is_moved_while_a_blob_goes_in(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays short, and another thread moves it, again and again."""
     sizes: list[int] = []
+    movers: list[str] = []
+    move = pragmas.move_the_log
+
+    def watched(connection: apsw.Connection) -> None:
+        movers.append(threading.current_thread().name)
+        move(connection)
+
+    monkeypatch.setattr(pragmas, "move_the_log", watched)
 
     class Watches:
         def __reduce__(self) -> Any:
@@ -237,4 +268,6 @@ def test_the_log_is_moved_while_a_blob_goes_in(path: str) -> None:
         save_task(flow, "1", x=Watches())
         assert os.path.getsize(path + "-wal") < 5 * SIZE // 2
     assert sizes[-1] > 5 * SIZE // 2
+    assert len(movers) >= 3
+    assert threading.current_thread().name not in movers
     assert_sound(path)
