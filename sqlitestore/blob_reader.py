@@ -45,6 +45,10 @@ class _Place(NamedTuple):
     target: memoryview
 
 
+def _is_for_threads(place: _Place) -> bool:
+    return codecs.is_for_threads(place.codec)
+
+
 class InlineReader(BytesIO):
     """A small blob, checked before it was made into a file."""
 
@@ -148,7 +152,7 @@ class ChunkedReader:
             places.append(_Place(chunk_id, codec, digest, target[end : end + size]))
             end += size
         ask_for_large_pages(target)
-        with closing(in_order(self._read_to, places, CHUNKS_AHEAD)) as filled:
+        with closing(in_order(self._read_to, places, CHUNKS_AHEAD, _is_for_threads)) as filled:
             for place in filled:
                 self._next += 1
                 self._took(place)

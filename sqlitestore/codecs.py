@@ -1,6 +1,8 @@
 """Chunk bytes <-> stored bytes. Pure functions; safe from any thread.
 
-A codec is a number in the file: 0 raw, 1 one zstd frame. New numbers may come, old ones stay.
+A codec is a number in the file: 0 raw, 1 one zstd frame, 2 one zstd frame of shuffled bytes. Shuffling (a filter that
+HDF5 and Blosc have, too) takes the bytes as numbers of 8 bytes, and puts the first bytes of all first, then the second
+ones, and so on: the high bytes of most numbers are much the same. New codecs may come with a new format, old ones stay.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-RAW, ZSTD = 0, 1
+RAW, ZSTD, SHUFFLED = 0, 1, 2
+
+WIDTH = 8
+"""[bytes] Of what is shuffled. Numbers of 4 and 2 bytes are nearly as small so as shuffled by their own width: int32
+below 5,000 leave 39 % (zstd alone: 54), a random walk of int16 51 % (58)."""
 
 PARAMETERS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
@@ -32,41 +38,98 @@ code, and int32 below 50 leave 25.0, 10.0, 27.9, and 26.1 instead of 26.6, 10.1,
 SMALLEST = 256
 """[bytes] Below this the frame's header eats what a small value could save."""
 
-SAMPLE = 16 * 1024
-"""[bytes] Of a large chunk that are tried first."""
+SAMPLE = 8 * 1024
+"""[bytes] From the middle of what is larger; they tell which codec is worth trying."""
+
+SMALLEST_SAMPLED = 64 * 1024
+"""[bytes] From here on what seems to be noise in its sample is not compressed at all."""
+
+SMALLEST_SHUFFLED = 4 * 1024
+"""[bytes] Below this shuffling is not tried."""
 
 WORTHWHILE = 0.9
-"""Stored compressed only if that leaves at most this part; decoding costs every reader."""
+"""Stored compressed only if that leaves at most this part; decoding costs every reader. Shuffled only if that leaves at
+most this part of what zstd alone does."""
 
 _local = threading.local()
 
 
 def encode(data: Buffer) -> tuple[int, Buffer]:
     """Return the codec and the bytes to store for ``data``; with RAW that is ``data`` itself, not copied."""
-    if not seems_compressible(data):
-        return RAW, data
-    view = memoryview(data)
-    compressor = _compressor()
-    packed = compressor.compress(view, compressor.FLUSH_FRAME)
-    return (ZSTD, packed) if len(packed) <= WORTHWHILE * view.nbytes else (RAW, data)
+    return compress(data, best_codec(data))
 
 
-def seems_compressible(data: Buffer) -> bool:
-    """Return whether it is worth trying; a sample of what is large tells noise at a twentieth of the cost."""
+def best_codec(data: Buffer) -> int:
+    """Return the codec that seems best; a sample tells noise at a twentieth of the cost of trying."""
     view = memoryview(data)
     size = view.nbytes
-    if size <= 4 * SAMPLE:
-        return size >= SMALLEST
-    middle = size // 2
+    if size < SMALLEST:
+        return RAW
+    if size < SMALLEST_SHUFFLED:
+        return ZSTD
+    begin = max(0, size - SAMPLE) // 2
+    sample = bytes(view[begin : begin + SAMPLE])
+    alone = len(_zstd(sample))
+    if size >= SMALLEST_SAMPLED and alone > WORTHWHILE * len(sample):
+        return RAW
+    return SHUFFLED if len(_shuffled(sample)) <= WORTHWHILE * alone else ZSTD
+
+
+def compress(data: Buffer, codec: int) -> tuple[int, Buffer]:
+    """Return ``data`` in that codec, with the codec; with RAW if it would hardly be smaller."""
+    if codec == RAW:
+        return RAW, data
+    packed = _zstd(data) if codec == ZSTD else _shuffled(bytes(data))
+    return (codec, packed) if len(packed) <= WORTHWHILE * memoryview(data).nbytes else (RAW, data)
+
+
+def _zstd(data: Buffer) -> bytes:
     compressor = _compressor()
-    sample = compressor.compress(view[middle : middle + SAMPLE], compressor.FLUSH_FRAME)
-    return len(sample) <= WORTHWHILE * SAMPLE
+    packed: bytes = compressor.compress(data, compressor.FLUSH_FRAME)
+    return packed
+
+
+def _shuffled(data: bytes) -> bytes:
+    """Return a frame with a block for the first bytes of all numbers, one for the second ones, ..., and what is left.
+
+    Blocks of their own, because each of them has its own statistics.
+    """
+    compressor = _compressor()
+    _local.compressor = None  # one that is interrupted within a frame is not used again
+    end = len(data) - len(data) % WIDTH
+    blocks = [compressor.compress(data[place:end:WIDTH], compressor.FLUSH_BLOCK) for place in range(WIDTH)]
+    blocks.append(compressor.compress(data[end:], compressor.FLUSH_FRAME))
+    _local.compressor = compressor
+    return b"".join(blocks)
+
+
+def _unshuffled(data: bytes) -> bytes:
+    """Return the numbers again."""
+    count = len(data) // WIDTH
+    end = count * WIDTH
+    numbers = bytearray(len(data))
+    zeros = bytes(count)
+    for place in range(WIDTH):
+        column = data[place * count : (place + 1) * count]
+        if column != zeros:  # of small whole numbers most are, and are there already
+            numbers[place:end:WIDTH] = column
+    numbers[end:] = data[end:]
+    return bytes(numbers)
+
+
+def is_for_threads(codec: object) -> bool:
+    """Return whether other threads decode it faster.
+
+    Of a shuffled chunk half the time is spent with Python's lock. Of 48 MB of those, which one thread decodes in 38 ms,
+    two took 55: each waits to be woken whenever the other lets go of the lock.
+    """
+    return codec != SHUFFLED
 
 
 def decode(codec: Any, stored: Any, size: Any) -> bytes:
     """Return the ``size`` bytes that ``stored`` holds.
 
-    Never makes more than ``size`` + 1 bytes, whatever a frame from a stranger claims. Raises Damaged if the codec is
+    Never unpacks more than ``size`` + 1 bytes, whatever a frame from a stranger claims. Raises Damaged if the codec is
     unknown or the outcome has another size.
     """
     # A damaged row may hold anything, and to zstd a negative size means: as much as there is.
@@ -74,7 +137,7 @@ def decode(codec: Any, stored: Any, size: Any) -> bytes:
         raise Damaged(f"a chunk is a {type(stored).__name__} with the size {size!r}")
     if codec == RAW:
         data = stored
-    elif codec == ZSTD:
+    elif codec in (ZSTD, SHUFFLED):
         decompressor = zstd.ZstdDecompressor()
         try:
             data = decompressor.decompress(stored, size + 1)
@@ -88,7 +151,7 @@ def decode(codec: Any, stored: Any, size: Any) -> bytes:
         raise Damaged(f"a chunk has the unknown codec {codec}")
     if len(data) != size:
         raise Damaged(f"a chunk has {len(data)} bytes where {size} belong")
-    return data
+    return _unshuffled(data) if codec == SHUFFLED else data
 
 
 def _compressor() -> Any:

@@ -48,6 +48,10 @@ class _Expected(NamedTuple):
     coming: memoryview
 
 
+def _is_for_threads(expected: _Expected) -> bool:
+    return codecs.is_for_threads(expected.codec)
+
+
 class Continuation:
     """Where in the store a blob on its way in was met, and what follows there."""
 
@@ -89,7 +93,7 @@ class Continuation:
                 return
             yield self._taken(each), same
         rest = self._expected(coming[sum(each.coming.nbytes for each in first) :], AT_ONCE)
-        with closing(in_order(self._same, rest, AHEAD)) as results:
+        with closing(in_order(self._same, rest, AHEAD, _is_for_threads)) as results:
             for each, same in zip(rest, results, strict=False):  # what is not taken is not waited for
                 if same is None:
                     return

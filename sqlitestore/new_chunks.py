@@ -109,9 +109,10 @@ class NewChunks:
         """Return what gives codec and bytes to store. What lasts begins now, in another thread."""
         if self._size <= LARGE:
             return partial(codecs.encode, data)
-        if not codecs.seems_compressible(data):
-            return partial(_same, (codecs.RAW, data))
-        return begin(partial(codecs.encode, data)).result
+        codec = codecs.best_codec(data)
+        if codec != codecs.RAW and codecs.is_for_threads(codec):
+            return begin(partial(codecs.compress, data, codec)).result
+        return partial(_same, codecs.compress(data, codec))
 
     def _insert_batch(self, *, beside: bool) -> None:
         """Insert what waits, ``beside`` the caller or before it returns; one batch at a time."""

@@ -21,7 +21,7 @@ from sqlitestore.errors import Damaged, NewerFormat, NotAStore, StoreUnavailable
 APPLICATION_ID = 0x53714C73
 """In the file's header, for ``file`` and for SQLite tools: "SqLs" in ASCII."""
 
-NEWEST_FORMAT = 3
+NEWEST_FORMAT = 4
 """Written by this version, as ``user_version``."""
 
 OLDEST_FORMAT = 1
@@ -244,7 +244,10 @@ NEW_IN_FORMAT_3 = {
 
 FORMAT_3 = FORMAT_2 | NEW_IN_FORMAT_3
 
-SCHEMAS = {1: FORMAT_1, 2: FORMAT_2, 3: FORMAT_3}
+FORMAT_4 = FORMAT_3
+"""Its tables are the same; what came is a codec (see ``codecs``)."""
+
+SCHEMAS = {1: FORMAT_1, 2: FORMAT_2, 3: FORMAT_3, 4: FORMAT_4}
 """Every readable format's schema, exactly as in the file."""
 
 
@@ -260,7 +263,11 @@ def _to_format_3(connection: apsw.Connection) -> None:
     connection.execute(DISTRUST_ARCHIVE)
 
 
-MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2, 2: _to_format_3}
+def _to_format_4(connection: apsw.Connection) -> None:
+    """Change nothing: the new number alone keeps older versions from what they could not decode."""
+
+
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _to_format_2, 2: _to_format_3, 3: _to_format_4}
 """From a format to the next: each runs with its new ``user_version`` in one transaction."""
 
 INSERT_STORE = "INSERT INTO store(id, uuid, kind, created, writer) VALUES (1, ?, ?, ?, ?)"

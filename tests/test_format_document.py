@@ -22,7 +22,7 @@ from xxhash import xxh3_128_digest
 from sqlitestore import FlowDataStore, Serializer, register_serializer, schema, unregister_serializer
 from sqlitestore.blob_reader import MAX_CHUNK, MAX_INLINE
 from sqlitestore.blobs import INLINE
-from sqlitestore.codecs import RAW, ZSTD
+from sqlitestore.codecs import RAW, SHUFFLED, ZSTD
 from sqlitestore.model import MAX_NAME_BYTES
 from sqlitestore.preview import MAX_BYTES
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum, Registrations
@@ -77,11 +77,11 @@ def test_worked_example_runs(tmp_path: Path, tools: str) -> None:
     assert done.stdout.split("----\n") == expected
 
 
-def test_worked_example_has_both_codecs(tmp_path: Path) -> None:
-    """The example's large blob has raw and compressed chunks, so that its loop is tried on both."""
+def test_worked_example_has_all_codecs(tmp_path: Path) -> None:
+    """The example's large blob has chunks of every codec, so that its loop is tried on all."""
     _make_example(tmp_path)
     rows = _query(tmp_path / "runs.db", "SELECT c.codec FROM blob_chunk JOIN chunk AS c ON c.id = chunk WHERE blob = 1")
-    assert {codec for (codec,) in rows} == {RAW, ZSTD}
+    assert {codec for (codec,) in rows} == {RAW, ZSTD, SHUFFLED}
 
 
 def test_tables_are_those_of_the_code() -> None:
@@ -95,8 +95,8 @@ def test_tables_are_those_of_the_code() -> None:
 def test_header_and_limits_are_those_of_the_code() -> None:
     """The document's numbers are the code's."""
     assert TEXT.startswith(f"# The file: format {schema.NEWEST_FORMAT}\n")
-    assert f"writes format {schema.NEWEST_FORMAT}, and reads formats 1 to 3." in TEXT
-    assert (schema.OLDEST_FORMAT, schema.NEWEST_FORMAT) == (1, 3)
+    assert f"writes format {schema.NEWEST_FORMAT}, and reads formats 1 to 4." in TEXT
+    assert (schema.OLDEST_FORMAT, schema.NEWEST_FORMAT) == (1, 4)
     assert f"| `{schema.APPLICATION_ID:#x}`".replace("53714c73", "53714C73") in TEXT
     assert f"in ASCII, {schema.APPLICATION_ID} |" in TEXT
     assert schema.APPLICATION_ID.to_bytes(4, "big") == b"SqLs"
@@ -114,7 +114,7 @@ def test_header_of_a_file(tmp_path: Path) -> None:
     _make_example(tmp_path)
     pragmas = ("application_id", "user_version", "encoding", "journal_mode")
     found = [_query(tmp_path / "runs.db", f"PRAGMA {name}")[0][0] for name in pragmas]
-    assert found == [0x53714C73, 3, "UTF-8", "wal"]
+    assert found == [0x53714C73, 4, "UTF-8", "wal"]
     assert os.listdir(tmp_path) == ["runs.db"]
 
 
