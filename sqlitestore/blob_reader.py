@@ -161,8 +161,12 @@ class ChunkedReader:
     def _read_to(self, place: _Place) -> memoryview:
         """Read a chunk to where it belongs."""
         chunk_id, codec, digest, target = place
-        # SQLite itself reads there what is stored as it is: each copy in between would cost as much as reading it.
-        is_read = codec == codecs.RAW and self._database.read_into(target, "chunk", "bytes", chunk_id)
+        is_read = False
+        if codec == codecs.RAW:
+            # SQLite itself reads there: each copy in between would cost as much as reading it.
+            is_read = self._database.read_into(target, "chunk", "bytes", chunk_id)
+        elif codec == codecs.SHUFFLED:
+            is_read = self._unshuffle_to(target, chunk_id)
         if is_read and xxh3_128_digest(target) == digest:
             return target
         data, _, _ = self._decoded(chunk_id)  # or it says what is wrong
@@ -172,6 +176,15 @@ class ChunkedReader:
         # unpickler's buffer is not kept alive by views of it, so nobody may be at work here after an error.)
         ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(target)), data, len(data))
         return target
+
+    def _unshuffle_to(self, target: memoryview, chunk_id: int) -> bool:
+        for _, _, stored, _ in self._database.query(SELECT_CHUNK_BY_ID, (chunk_id,)):
+            try:
+                codecs.unshuffle_into(target, stored)
+            except Damaged:
+                return False
+            return True
+        return False
 
     def encoded_chunks(self) -> Iterator[tuple[bytes, int, bytes]]:
         """Yield each chunk, checked, with its codec and its bytes as stored; instead of reading."""
