@@ -71,9 +71,18 @@ def stand_in_for_later_tables(connection):
 
 def decoded(codec, stored, size):
     """Return the bytes that a row of ``chunk`` or ``blob`` holds."""
-    data = {0: bytes, 1: zstd.decompress}[codec](stored)
+    data = {0: bytes, 1: zstd.decompress, 2: lambda frame: unshuffled(zstd.decompress(frame))}[codec](stored)
     assert len(data) == size
     return data
+
+
+def unshuffled(data):
+    """Return numbers of 8 bytes of which the first bytes come first, then the second ones, and so on."""
+    numbers = bytearray(data)
+    count = len(data) // 8
+    for place in range(8):
+        numbers[place : 8 * count : 8] = data[place * count : (place + 1) * count]
+    return bytes(numbers)
 
 
 def bytes_of(connection, blob):

@@ -14,6 +14,7 @@ from helpers_cli import EVERY_CALL, TASK, Trap, as_process, make_store, on_termi
 
 from sqlitestore import FlowDataStore
 from sqlitestore.cli import text
+from sqlitestore.schema import NEWEST_FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_du_tells_own_from_shared(store):
 def test_info_tells_what_the_file_is(store):
     """Path, format, kind and counts."""
     answer = json.loads(run(store, "info", "--json").stdout)
-    assert (answer["file"], answer["format"], answer["kind"]) == (store, 3, "live")
+    assert (answer["file"], answer["format"], answer["kind"]) == (store, NEWEST_FORMAT, "live")
     assert (answer["counts"]["runs"], answer["counts"]["tasks"], answer["counts"]["attempts"]) == (2, 4, 5)
     assert answer["created_iso"].endswith("+00:00")
 

@@ -15,6 +15,7 @@ from sqlitestore.maintenance import usage as usage_module
 from sqlitestore.maintenance.info import info
 from sqlitestore.maintenance.listing import attempt_sizes, run_summaries
 from sqlitestore.maintenance.usage import SELECT_BLOB_SIZES, SELECT_CHUNK_SIZES, SELECT_USES, usage
+from sqlitestore.schema import NEWEST_FORMAT
 
 
 def save_task(flow, run, task, artifacts, *, step="train", attempt=0, logs=None, done=True):
@@ -227,7 +228,7 @@ def test_info_counts_what_is_there(tmp_path):
     counts = facts.counts
     assert (counts.flows, counts.runs, counts.tasks, counts.attempts) == (2, 4, 6, 6)
     assert (counts.artifacts, counts.logs, counts.data, counts.files) == (13, 3, 3, 1)
-    assert (facts.format, facts.kind, facts.path) == (3, "live", path)
+    assert (facts.format, facts.kind, facts.path) == (NEWEST_FORMAT, "live", path)
     assert facts.file_size == facts.pages * facts.page_size or facts.log_size > 0
 
 

@@ -23,6 +23,7 @@ from helpers_store import FLOW, incompressible, save_task
 
 from sqlitestore.blobs import payload_of
 from sqlitestore.registrations import RegisteredMetadatum
+from sqlitestore.schema import NEWEST_FORMAT
 
 LARGE = incompressible(400_000, 41)
 PACKAGE = incompressible(90_000, 43)
@@ -61,7 +62,7 @@ def by_paths(folder: str) -> Steps:
     """Have Metaflow write a task, its logs and metadata, write it once more, keep data, cards and strange files."""
     flow = flow_of_metaflow(folder)
     flow.ca_store.save_blobs([b"before any task"])
-    yield {(DB, "schema"): 3}
+    yield {(DB, "schema"): NEWEST_FORMAT}
     for value in ("first", "second"):
         task = flow.get_task_datastore("1", "a", "1", attempt=0, mode="w")
         task.init_task()

@@ -16,6 +16,7 @@ from sqlitestore import FileExists, FlowDataStore, NotFound, compact, export, la
 from sqlitestore.blobs import payload_of
 from sqlitestore.maintenance.salvage import salvage
 from sqlitestore.model import TaskAddress
+from sqlitestore.schema import NEWEST_FORMAT
 
 ARCHIVE, OUT = "archive.db", "out.db"
 BIG = incompressible(500_000, 21)
@@ -171,7 +172,7 @@ def exporting(folder: str) -> Steps:
             export(flow, out)
         yield {
             (OUT, "attempt", FLOW, "1", "a", "1", 0): {"shared": LARGE, "own": own("1"), "text": "1 1"},
-            (OUT, "schema"): 3,
+            (OUT, "schema"): NEWEST_FORMAT,
         }
 
 
@@ -239,7 +240,7 @@ def old_file(number: int) -> Any:
 def migrating(folder: str) -> Steps:
     """Open a file of an old format, which brings it to today's."""
     with FlowDataStore("GoldenFlow", ds_root=os.path.join(folder, DB)):
-        yield {(DB, "schema"): 3}
+        yield {(DB, "schema"): NEWEST_FORMAT}
 
 
 def golden(folder: str) -> None:

@@ -20,6 +20,7 @@ from sqlitestore.blobs import payload_of
 from sqlitestore.files import Data
 from sqlitestore.model import TaskAddress
 from sqlitestore.registrations import RegisteredArtifact, RegisteredMetadatum
+from sqlitestore.schema import NEWEST_FORMAT
 
 DB = "runs.db"
 OTHER = "other.db"
@@ -76,7 +77,7 @@ def a_task(folder: str) -> None:
 def begin(folder: str, **options: Any) -> Steps:
     """Make a file, and save a task."""
     with opened(folder, **options) as flow:
-        yield {(DB, "schema"): 3}
+        yield {(DB, "schema"): NEWEST_FORMAT}
         yield from save(flow, "1", "a", "1", small="small", large=LARGE)
 
 

@@ -14,7 +14,7 @@ from hostile_base import CARD, FLOW, Places, Trap
 from hostile_schemas import Maker
 from sqlite_oracle import REGISTERED, RUN_NAME, digest
 
-from sqlitestore.codecs import ZSTD, zstd
+from sqlitestore.codecs import SHUFFLED, ZSTD, zstd
 
 OF_RUN = "JOIN run r ON r.id = x.run JOIN flow f ON f.id = r.flow"
 ARTIFACTS = """SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview, x.position AS position
@@ -242,7 +242,9 @@ CONTENT: dict[str, Maker] = {
     "frames that are skipped": _stored(lambda: _frames(b"x", prefix=b"\x50\x2a\x4d\x18\0\0\0\0" * 10**6), ZSTD, 1),
     "no content size": _stored(lambda: _frames(bytes(10**8), content_size_flag=0), ZSTD, 5),
     "negative codec": _stored(lambda: b"x", -1, 1),
-    "codec 2": _stored(lambda: b"x", 2, 1),
+    "codec 3": _stored(lambda: b"x", 3, 1),
+    "shuffled bomb": _stored(lambda: _frames(bytes(10**8)), SHUFFLED, 900_000),
+    "shuffled and too short": _stored(lambda: _frames(bytes(900)), SHUFFLED, 16 * 2**20),
     "codec 2**62": _stored(lambda: b"x", 2**62, 1),
     "a chunk a million times": _doctored(
         (LONG_LIST.replace("INSERT", f"{NUMBERS_TABLE} INSERT").replace("generate_series(1, 1000000)", "n")
