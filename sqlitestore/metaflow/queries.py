@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sqlitestore.metaflow.roots import store_of
 from sqlitestore.model import TaskAddress
-from sqlitestore.paths.objects import Objects, Thing
+from sqlitestore.paths.objects import Objects, Thing, objects_of
 
 LEVELS = ("root", "flow", "run", "step", "task", "artifact")
+
+SELF = "self"
+"""Metaflow's word for the object itself, instead of what is below it."""
+
+
+def answer(root: str | None, kind: str, wanted: str, names: Sequence[str], attempt: int | None) -> list[Thing]:
+    """Return the objects of the kind ``wanted`` below the one that ``names`` name; with SELF that one, if it is there.
+
+    ``root`` is the datastore's (None: the configured file); where there is no file, there is nothing.
+    """
+    _, store = store_of(root)
+    if store is None:
+        return []
+    objects = objects_of(store)
+    if wanted != SELF:
+        return below(objects, kind, wanted, names, attempt)
+    found = itself(objects, kind, names, attempt)
+    return [] if found is None else [found]
 
 
 def itself(objects: Objects, kind: str, names: Sequence[str], attempt: int | None) -> Thing | None:

@@ -44,6 +44,7 @@ class Objects:
     def __init__(self, store: Tables) -> None:
         self._store = store
         self._runs: dict[tuple[str, str], RegisteredRun | None] = {}
+        self._sorted_tags: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
         self._untrusted: dict[str, bool] = {}
         """By the pathspec of a run."""
         self._listed: dict[tuple[str, ...], dict[str, int]] = {}
@@ -123,10 +124,9 @@ class Objects:
         return {name: RegisteredTask(*name, None, epoch) for name, epoch in started.items() if epoch is not None}
 
     def _described(self, flow: str, run: str, things: Iterable[RegisteredTask]) -> list[Thing]:
-        of_run = self.run_of(flow, run)
-        if of_run is None:
+        if self.run_of(flow, run) is None:
             return []
-        tags, system_tags = sorted(of_run.tags), sorted(of_run.system_tags)
+        tags, system_tags = self._tags(flow, run)
         return [
             {
                 "flow_id": flow,
@@ -147,32 +147,40 @@ class Objects:
         """Return the artifacts (or that one) of an attempt of a task; None means the latest that is done."""
         known = self._known(task)
         number = known.latest if attempt is None else attempt
-        of_run = self.run_of(task.flow_name, task.run_id)
-        tags, system_tags = (sorted(of_run.tags), sorted(of_run.system_tags)) if of_run else ([], [])
-        common = {
-            "flow_id": task.flow_name,
-            "run_number": task.run_id,
-            "step_name": task.step_name,
-            "task_id": task.task_id,
-            "attempt_id": number,
-            "type": "metaflow.artifact",
-            "tags": tags,
-            "system_tags": system_tags,
-        }
-        registered = {each.name: each for each in known.registered if each.attempt == number}
-        things = [
-            common | self._described_artifact(each) for each in registered.values() if name is None or each.name == name
-        ]
-        held = known.held.get(number, {}) if number is not None else {}
-        others = [each for each in (held if name is None else [name]) if each in held and each not in registered]
-        things += [common | self._described_artifact(known.as_registered(number or 0, each)) for each in others]
-        if self._is_untrusted(task):
-            for thing in things:
-                thing["content_type"] = encoding_for_metaflow(str(thing["content_type"]), "/".join(task[:2]))
+        tags, system_tags = self._tags(task.flow_name, task.run_id)
+        untrusted = "/".join(task[:2]) if self._is_untrusted(task) else None
         if len(self._names) >= REMEMBERED:
             self._names.clear()
-        self._names |= {str(thing["sha"]): (task, str(thing["name"])) for thing in things}
+        things = []
+        for each in known.of_attempt(number, name):
+            self._names[each.sha] = task, each.name
+            here = each.location == f":root:{HERE}"
+            encoding = each.content_type
+            things.append({
+                "flow_id": task.flow_name,
+                "run_number": task.run_id,
+                "step_name": task.step_name,
+                "task_id": task.task_id,
+                "attempt_id": number,
+                "type": "metaflow.artifact",
+                "tags": list(tags),
+                "system_tags": list(system_tags),
+                "name": each.name,
+                "content_type": encoding if untrusted is None else encoding_for_metaflow(str(encoding), untrusted),
+                "sha": each.sha,
+                "ds_type": each.ds_type,
+                "location": f":root:{self._store.database.path}" if here else each.location,
+                "user_name": each.user_name,
+                "ts_epoch": each.ts_epoch,
+            })  # fmt: skip
         return things
+
+    def _tags(self, flow: str, run: str) -> tuple[list[str], list[str]]:
+        """Return the tags of a run, and those that the system gave it, sorted."""
+        if (flow, run) not in self._sorted_tags:
+            of_run = self.run_of(flow, run)
+            self._sorted_tags[flow, run] = (sorted(of_run.tags), sorted(of_run.system_tags)) if of_run else ([], [])
+        return self._sorted_tags[flow, run]
 
     def blob_at_hand(self, key: str) -> bytes | None:
         """Return the blob of an artifact, if it was fetched with those of the tasks beside; None to load it alone."""
@@ -185,18 +193,6 @@ class Objects:
         if run not in self._untrusted:
             self._untrusted[run] = self._store.trust.origin(*task[:2]) is not None
         return self._untrusted[run]
-
-    def _described_artifact(self, artifact: RegisteredArtifact) -> Thing:
-        here = artifact.location == f":root:{HERE}"
-        return {
-            "name": artifact.name,
-            "content_type": artifact.content_type,
-            "sha": artifact.sha,
-            "ds_type": artifact.ds_type,
-            "location": f":root:{self._store.database.path}" if here else artifact.location,
-            "user_name": artifact.user_name,
-            "ts_epoch": artifact.ts_epoch,
-        }
 
     def metadata(self, task: TaskAddress) -> list[Thing]:
         """Return all metadata of a task; of one that no provider was told of, what its attempts say."""
@@ -310,7 +306,16 @@ class _Known:
         started = [each for each in self._attempts if each.started is not None]
         return started[-1].number if started and started[-1].done is not None else None
 
-    def as_registered(self, number: int, name: str) -> RegisteredArtifact:
+    def of_attempt(self, number: int | None, name: str | None) -> list[RegisteredArtifact]:
+        """Return the artifacts (or that one) of an attempt: what was registered, then what else the file holds."""
+        if number is None:
+            return []
+        found = {each.name: each for each in self.registered if each.attempt == number and name in {None, each.name}}
+        held = self.held.get(number, {})
+        others = held if name is None else [name] if name in held else []
+        return [*found.values(), *(self._as_registered(number, each) for each in others if each not in found)]
+
+    def _as_registered(self, number: int, name: str) -> RegisteredArtifact:
         """Return an artifact that the file holds, as if it were registered."""
         artifact = self.held[number][name]
         done = next(each.done for each in self._attempts if each.number == number)

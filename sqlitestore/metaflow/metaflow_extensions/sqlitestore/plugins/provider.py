@@ -219,18 +219,12 @@ class SQLiteMetadataProvider(MetadataProvider):
         """Return for "self" a dictionary or None, for all else a list of them."""
         del obj_order, sub_order
         with as_metaflow():
-            from sqlitestore.metaflow.queries import below, itself
-            from sqlitestore.paths.objects import objects_of
+            from sqlitestore.metaflow.queries import answer
 
-            store = cls._store()
-            if store is None:
-                return None if sub_type == "self" else []
-            objects = objects_of(store)
-            if sub_type == "self":
-                found = itself(objects, obj_type, args, attempt)
-                return next(iter(cls._apply_filter([found], filters)), None) if found else None
-            things = below(objects, obj_type, sub_type, args, attempt)
-        return things if sub_type in {"artifact", "metadata"} else cls._apply_filter(things, filters)
+            things = answer(SQLiteDatastoreStorage.datastore_root, obj_type, sub_type, args, attempt)
+        if sub_type not in {"artifact", "metadata"}:
+            things = cls._apply_filter(things, filters)
+        return next(iter(things), None) if sub_type == "self" else things
 
 
 def _held(store: Any, task: Any, number: int) -> dict[str, tuple[str, str]]:
