@@ -35,7 +35,12 @@ def in_order(
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append((begin if releases(item) else done_here)(partial(work, item)))
+            if not releases(item):
+                while waiting:
+                    yield waiting.popleft().result()
+                yield work(item)
+                continue
+            waiting.append(begin(partial(work, item)))
             if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:

@@ -180,7 +180,7 @@ class ChunkedReader:
     def _unshuffle_to(self, target: memoryview, chunk_id: int) -> bool:
         for _, _, stored, _ in self._database.query(SELECT_CHUNK_BY_ID, (chunk_id,)):
             try:
-                codecs.unshuffle_into(target, stored)
+                target[:] = codecs.unshuffled(stored, target.nbytes)
             except Damaged:
                 return False
             return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from typing import Any, cast
 
 from sqlitestore.errors import Damaged
 from sqlitestore.model import Buffer
@@ -121,27 +121,21 @@ def decode(codec: Any, stored: Any, size: Any) -> bytes:
     Never unpacks more than ``size`` + 1 bytes, whatever a frame from a stranger claims. Raises Damaged if the codec is
     unknown or the outcome has another size.
     """
-    # A damaged row may hold anything, and to zstd a negative size means: as much as there is.
-    if not isinstance(stored, bytes) or not isinstance(size, int) or size < 0:
-        raise Damaged(f"a chunk is a {type(stored).__name__} with the size {size!r}")
+    if codec == SHUFFLED:
+        return bytes(unshuffled(stored, size))
+    _check(stored, size)
     if codec == ZSTD:
         return _Frame(stored, size).last(size)
-    if codec == SHUFFLED:
-        return bytes(_unshuffled(stored, size))
     if codec != RAW:
         raise Damaged(f"a chunk has the unknown codec {codec}")
     if len(stored) != size:
         raise Damaged(f"a chunk has {len(stored)} bytes where {size} belong")
-    return stored
+    return cast("bytes", stored)
 
 
-def unshuffle_into(target: memoryview, stored: bytes) -> None:
-    """Fill ``target`` with what a shuffled chunk holds, without making bytes of it. Raises Damaged, as ``decode``."""
-    target[:] = _unshuffled(stored, target.nbytes)
-
-
-def _unshuffled(stored: bytes, size: int) -> memoryview:
-    """Return the numbers of a shuffled chunk, in memory that this thread's next call uses again."""
+def unshuffled(stored: Any, size: Any) -> memoryview:
+    """Return what ``decode`` does for a shuffled chunk, in memory that this thread's next call uses again."""
+    _check(stored, size)
     count = size // WIDTH
     end = count * WIDTH
     frame = _Frame(stored, size)
@@ -154,6 +148,12 @@ def _unshuffled(stored: bytes, size: int) -> memoryview:
             numbers[place:end:WIDTH] = column
     numbers[end:size] = frame.last(size - end)
     return memoryview(numbers)[:size]
+
+
+def _check(stored: Any, size: Any) -> None:
+    # A damaged row may hold anything, and to zstd a negative size means: as much as there is.
+    if not isinstance(stored, bytes) or not isinstance(size, int) or size < 0:
+        raise Damaged(f"a chunk is a {type(stored).__name__} with the size {size!r}")
 
 
 def _zeroed(size: int) -> bytearray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 from xxhash import xxh3_128_digest
 
@@ -36,6 +36,10 @@ SELECT_PLACE = """SELECT blob, min(position) FROM blob_chunk
  WHERE chunk = ?1 AND blob = (SELECT max(blob) FROM blob_chunk WHERE chunk = ?1)"""
 SELECT_NEXT = """SELECT n.position, c.id, c.size, c.codec, c.digest FROM blob_chunk AS n
  JOIN chunk AS c ON c.id = n.chunk WHERE n.blob = ? AND n.position > ? ORDER BY n.position LIMIT ?"""
+
+
+Stored: TypeAlias = bytes | memoryview
+"""A chunk's bytes; the view is of memory that is used again (see ``codecs.unshuffled``)."""
 
 
 class _Expected(NamedTuple):
@@ -73,11 +77,11 @@ class Continuation:
             blob, position = self._place
             self._place = None if self._misses > MISSES else (blob, position + 1)
 
-    def chunks(self, coming: memoryview) -> Generator[tuple[int, bytes]]:
+    def chunks(self, coming: memoryview) -> Generator[tuple[int, Stored]]:
         """Yield id and bytes of each chunk of the store that comes next, as far as the content goes on the same.
 
-        Close it (``contextlib.closing``): no thread looks at ``coming`` any more then. Inside a transaction, whose
-        snapshot the other threads do not see, nothing is expected.
+        The bytes may be gone when the next ones come. Close it (``contextlib.closing``): no thread looks at ``coming``
+        any more then. Inside a transaction, whose snapshot the other threads do not see, nothing is expected.
         """
         if coming.nbytes < WORTHWHILE or self._database.is_in_transaction:
             return
@@ -117,21 +121,24 @@ class Continuation:
             begin += size
         return expected
 
-    def _same(self, expected: _Expected) -> bytes | None:
+    def _same(self, expected: _Expected) -> Stored | None:
         """Return the chunk's bytes if they are those that come; None if not, or if the chunk is gone or damaged."""
         stored = self._stored(expected)
         if stored is None or len(stored) != expected.coming.nbytes:
             return None
         # Of equal sizes it is equality, by memcmp; "==" of bytes and a view of others goes byte by byte.
-        is_same = stored.startswith(expected.coming)
+        memory = cast("bytes | bytearray", stored.obj) if isinstance(stored, memoryview) else stored
+        is_same = memory.startswith(expected.coming)
         return stored if is_same and xxh3_128_digest(stored) == expected.digest else None
 
-    def _stored(self, expected: _Expected) -> bytes | None:
+    def _stored(self, expected: _Expected) -> Stored | None:
         size = expected.coming.nbytes
         if expected.codec == codecs.RAW:
             return self._database.read_value(size, "chunk", "bytes", expected.chunk_id)
         for _, _, packed, _ in self._database.query(SELECT_CHUNK_BY_ID, (expected.chunk_id,)):
             try:
+                if expected.codec == codecs.SHUFFLED:
+                    return codecs.unshuffled(packed, size)
                 return codecs.decode(expected.codec, packed, size)
             except Damaged:
                 return None

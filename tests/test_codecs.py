@@ -98,6 +98,26 @@ def test_an_unknown_codec_is_damage(codec: Any) -> None:
         codecs.decode(codec, b"stored", 6)
 
 
+@pytest.mark.parametrize("codec", [RAW, ZSTD, SHUFFLED])
+@pytest.mark.parametrize(("stored", "size"), [("text", 4), (None, 0), (5, 5), (b"x", -1), (b"x", "1"), (b"x", None)])
+def test_other_types_are_damage(codec: int, stored: Any, size: Any) -> None:
+    """So is a row whose columns are none of a chunk's."""
+    with pytest.raises(Damaged, match="a chunk is a"):
+        codecs.decode(codec, stored, size)
+
+
+def test_numbers_are_put_in_order_in_the_same_memory() -> None:
+    """What was there before does not show through, and what is larger than any chunk of ours has memory of its own."""
+    sizes = (800, 80_001, 0, 7, 240_000, 8 * 2**18 + 3)
+    for values in (lambda number: 2**62 - number, lambda number: number % 7):
+        for size in sizes:
+            data = array("q", map(values, range(size // 8 + 1))).tobytes()[:size]
+            stored = codecs._shuffled(data)
+            found = codecs.unshuffled(stored, size)
+            assert bytes(found) == data
+            assert found.nbytes == size
+
+
 def test_an_interrupted_frame_does_not_get_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C between two blocks of a chunk leaves a compressor in the middle of a frame; it is not used again."""
     _, data = CONTENT["whole numbers"]
