@@ -46,7 +46,7 @@ class _Place(NamedTuple):
 
 
 def _is_for_threads(place: _Place) -> bool:
-    return codecs.is_for_threads(place.codec)
+    return codecs.is_for_threads(place.codec, place.target.nbytes)
 
 
 class InlineReader(BytesIO):

@@ -53,7 +53,7 @@ class _Expected(NamedTuple):
 
 
 def _is_for_threads(expected: _Expected) -> bool:
-    return codecs.is_for_threads(expected.codec)
+    return codecs.is_for_threads(expected.codec, expected.coming.nbytes)
 
 
 class Continuation:

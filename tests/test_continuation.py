@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from helpers_store import FLOW, save_task, tampering
 
-from sqlitestore import Damaged, FlowDataStore, StoreClosed, verify
+from sqlitestore import Damaged, FlowDataStore, StoreClosed, background, verify
 from sqlitestore.continuation import WORTHWHILE, Continuation
 from sqlitestore.database import Database
 from sqlitestore.new_chunks import find_chunk
@@ -20,8 +21,10 @@ SECOND_CHUNK = "SELECT id, c.size FROM chunk AS c JOIN blob_chunk ON chunk = id 
 
 CONTENT = {
     "noise": lambda: np.random.default_rng(2).random(MANY),
-    "compressible": lambda: np.random.default_rng(2).integers(0, 1000, MANY),
+    "shuffled": lambda: np.random.default_rng(2).integers(0, 1000, MANY),
+    "compressed": lambda: np.random.default_rng(2).gamma(2, 20, MANY).round(2),
 }
+"""By the codec that it gets."""
 
 
 @pytest.fixture(params=CONTENT)
@@ -73,6 +76,21 @@ def test_the_same_again_is_not_looked_up(path: str, numbers: np.ndarray, looked_
     """But for the first chunk, which says where it is, and what is left at the end."""
     assert save(path, "again", numbers) == 0
     assert sum(looked_up) < 2 * WORTHWHILE + 2**20
+
+
+def test_other_threads_are_begun_only_where_they_help(
+    path: str, numbers: np.ndarray, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for shuffled numbers: what is done with Python's lock takes longer in several threads than in one."""
+    begun: list[object] = []
+
+    def counting(work: Callable[[], object]) -> object:
+        begun.append(work)
+        return background.done_here(work)
+
+    monkeypatch.setattr(background._threads, "submit", counting)
+    save(path, "again", numbers)
+    assert bool(begun) == ("shuffled" not in request.node.name)
 
 
 def test_where_one_element_changed_only_that_is_new(path: str, numbers: np.ndarray, looked_up: list[int]) -> None:
