@@ -29,8 +29,8 @@ BATCH = 8 * 2**20
 """[bytes] Of content that one transaction writes: what bounds both memory and how long others wait."""
 
 LARGE = 4 * 2**20
-"""[bytes] What is new of a blob after these is compressed and inserted by other threads. Noise is not tried there, nor
-is anything cut, copied or hashed: Python's lock ate what that gained."""
+"""[bytes] What is new of a blob after these is compressed and inserted by other threads. Nothing is cut, copied,
+hashed, sampled or shuffled there: Python's lock ate what that gained."""
 
 SELECT_CHUNK = "SELECT id, size, codec, bytes FROM chunk WHERE digest = ?"
 INSERT_CHUNK = "INSERT INTO chunk(digest, size, codec, bytes) VALUES (?, ?, ?, ?) ON CONFLICT(digest) DO NOTHING"
@@ -106,7 +106,7 @@ class NewChunks:
         self._insert_batch(beside=False)
 
     def _encoding(self, data: bytes) -> Callable[[], Encoded]:
-        """Return what gives codec and bytes to store. What lasts begins now, in another thread."""
+        """Return what gives codec and bytes to store. What lasts begins now, where it helps in another thread."""
         if self._size <= LARGE:
             return partial(codecs.encode, data)
         codec = codecs.best_codec(data)
