@@ -18,7 +18,7 @@ from old_files import NEWEST, STATES, OldFile, copy, make
 from sqlitestore import FlowDataStore
 
 UNIT = "crashes"
-LONG = 2 * 1300
+LONG = 2 * 1700
 SLICES = 2  # each of which comes to every moment
 IN_MEMORY = True
 
