@@ -137,7 +137,7 @@ class Continuation:
             return self._database.read_value(size, "chunk", "bytes", expected.chunk_id)
         for _, _, packed, _ in self._database.query(SELECT_CHUNK_BY_ID, (expected.chunk_id,)):
             try:
-                if expected.codec == codecs.SHUFFLED:
+                if expected.codec == codecs.SHUFFLED:  # by the caller's thread, which is done with the one before
                     return codecs.unshuffled(packed, size)
                 return codecs.decode(expected.codec, packed, size)
             except Damaged:

@@ -15,7 +15,7 @@ def noise(size: int, seed: int = 1) -> np.ndarray:
 
 
 def integers(size: int) -> np.ndarray:
-    """Return ``size`` bytes of int64 below 1000, which compress to about a fifth."""
+    """Return ``size`` bytes of int64 below 1000, which compress to a quarter or less."""
     return np.random.default_rng(2).integers(0, 1000, size // 8)
 
 

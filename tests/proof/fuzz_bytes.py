@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 from fuzz_engine import Target, peak_of
+from sqlite_oracle import unshuffled
 from xxhash import xxh3_128
 
 from sqlitestore import chunking, codecs, pickle_preview, pickling, preview
@@ -53,13 +54,6 @@ def check_codec(data: bytes) -> str:
     unpacked = stored if codec == 0 else zstd.decompress(stored)[:size]
     assert found == (unshuffled(unpacked) if codec == 2 else unpacked)
     return "decoded"
-
-
-def unshuffled(data: bytes) -> bytes:
-    """Return what FORMAT.md says of codec 2, number by number."""
-    count = len(data) // 8
-    numbers = [bytes(data[place * count + number] for place in range(8)) for number in range(count)]
-    return b"".join([*numbers, data[8 * count :]])
 
 
 def frames() -> list[bytes]:
