@@ -330,6 +330,15 @@ def _describe_array(made: Made) -> dict[str, Any]:
             pass
         case Global("numpy", "scalar"), (dtype, data), None:
             shape, order = (), False
+        case (
+            Global("_operator", "getitem"),  # see ``text_arrays``
+            (
+                Made(Global("numpy", "_reconstruct"), (Global("numpy", "ndarray"), *_), state=(1, _, dtype, *_)),
+                Made(Global("numpy", "_frombuffer"), (_, _, tuple(shape), _)),
+            ),
+            None,
+        ):
+            order, data = False, None
         case _:
             return {}
     if len(shape) > 64 or not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):  # noqa: PLR2004

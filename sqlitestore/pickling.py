@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 from sqlitestore.errors import InvalidType, SerializerNotFound
 from sqlitestore.forking import unforked
 from sqlitestore.model import Buffer
+from sqlitestore.text_arrays import dispatch_table
 
 ENTRY_POINT_GROUP = "sqlitestore.serializers"
 """A distribution offers serializers here: each entry names a Serializer class (no arguments) or instance."""
@@ -85,7 +86,9 @@ class PickleSerializer(Serializer):
 
     def serialize(self, obj: Any, file: WriteFile) -> None:
         """Write a pickle; raises whatever the object's own pickling raises."""
-        pickle.Pickler(file, 5).dump(obj)
+        pickler = pickle.Pickler(file, 5)
+        pickler.dispatch_table = dispatch_table()
+        pickler.dump(obj)
 
     def deserialize(self, file: ReadFile, info: Mapping[str, Any]) -> Any:
         """Unpickle, which runs whatever code the pickle names."""
