@@ -158,30 +158,18 @@ class Database:
         """Fill ``target`` with the bytes of a value, without a copy of them in between.
 
         False if there is no such row, or its value has another size or type; ``target`` may hold anything then.
+        See https://www.sqlite.org/c3ref/blob_open.html.
         """
-
-        def fill(blob: apsw.Blob) -> bool:
-            if blob.length() != target.nbytes:
-                return False
-            blob.read_into(target)
-            return True
-
-        return bool(self._of_value(fill, table, column, row_id))
-
-    def read_value(self, size: int, table: str, column: str, row_id: int) -> bytes | None:
-        """Return the bytes of a value, copied once; None if there is no such row, or it has another size or type."""
-        return self._of_value(lambda blob: blob.read(size) if blob.length() == size else None, table, column, row_id)
-
-    def _of_value(self, read: Callable[[apsw.Blob], Value], table: str, column: str, row_id: int) -> Value | None:
-        """Return what ``read`` makes of a value, None if there is none (https://www.sqlite.org/c3ref/blob_open.html)."""
         while True:
             handle = self._current_handle()
-            value: Value | None = None
+            is_read = False
             with handle.lock:
                 self._connections.check_open()
                 try:
                     with handle.connection.blob_open("main", table, column, row_id, writeable=False) as blob:
-                        value = read(blob)
+                        if blob.length() == target.nbytes:
+                            blob.read_into(target)
+                            is_read = True
                 except apsw.SQLError:
                     pass
                 except apsw.Error as error:
@@ -189,7 +177,7 @@ class Database:
                         raise self._translated(error) from error
                     continue
             if self._still_at_rest(handle):
-                return value
+                return is_read
 
     def version(self) -> tuple[int, int, int]:
         """Return what is another whenever anybody has changed the file since, as this thread sees it.
