@@ -72,6 +72,28 @@ class Serializer(ABC):
         """Return the object written as ``file``; ``info`` is what ``serialize`` returned, and "source" (who wrote)."""
 
 
+def dump(obj: Any, file: WriteFile, protocol: int) -> None:
+    """Write a plain pickle, arrays of strings in fewer pieces (see ``text_arrays``); raises what pickling raises."""
+    pickler = pickle.Pickler(file, protocol)
+    pickler.dispatch_table = dispatch_table(protocol)
+    pickler.dump(obj)
+
+
+def dumps(obj: Any, protocol: int) -> bytes:
+    """Return what ``dump`` writes; with protocol 5 its large buffers are copied."""
+    pieces = _Pieces()
+    dump(obj, pieces, protocol)
+    return b"".join(pieces)
+
+
+class _Pieces(list[Any]):
+    """A file that keeps what is written, to be joined once: as fast as ``pickle.dumps``, which BytesIO is not."""
+
+    def write(self, data: Buffer | pickle.PickleBuffer, /) -> int:
+        self.append(data)
+        return memoryview(data).nbytes
+
+
 class PickleSerializer(Serializer):
     """Pickle, protocol 5: takes everything, asked last."""
 
@@ -86,9 +108,7 @@ class PickleSerializer(Serializer):
 
     def serialize(self, obj: Any, file: WriteFile) -> None:
         """Write a pickle; raises whatever the object's own pickling raises."""
-        pickler = pickle.Pickler(file, 5)
-        pickler.dispatch_table = dispatch_table()
-        pickler.dump(obj)
+        dump(obj, file, 5)
 
     def deserialize(self, file: ReadFile, info: Mapping[str, Any]) -> Any:
         """Unpickle, which runs whatever code the pickle names."""

@@ -15,6 +15,7 @@ import copyreg
 import operator
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
@@ -42,18 +43,18 @@ Reduced: TypeAlias = tuple[Any, ...]
 """What ``__reduce__`` returns."""
 
 
-def dispatch_table() -> dict[type, Callable[[Any], Any]]:
+def dispatch_table(protocol: int) -> dict[type, Callable[[Any], Any]]:
     """Return how a pickler is to reduce objects: as ``copyreg`` says, and NumPy's arrays (if it is loaded) as here."""
     array = getattr(sys.modules.get("numpy"), "ndarray", None)
-    return copyreg.dispatch_table if array is None else {array: _reduced} | copyreg.dispatch_table
+    return copyreg.dispatch_table if array is None else {array: partial(_reduced, protocol)} | copyreg.dispatch_table
 
 
-def _reduced(array: Array) -> Reduced | str:
+def _reduced(protocol: int, array: Array) -> Reduced | str:
     if array.dtype.char == "O" and array.size >= FEWEST:
         reduced = _reduced_text(array)
         if reduced is not None:
             return reduced
-    return array.__reduce_ex__(5)
+    return array.__reduce_ex__(protocol)
 
 
 def _reduced_text(array: Array) -> Reduced | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from metaflow.datastore.content_addressed_store import ContentAddressedStore
+from metaflow.datastore.exceptions import UnpicklableArtifactException
 from metaflow_extensions.sqlitestore.plugins import serializers
 from test_storage_contract import metaflow_flow, query, write_task
 
@@ -38,6 +41,26 @@ def test_tables_have_previews_where_metaflow_runs(tmp_path: Path) -> None:
             assert previews["table"]["columns"] == [["a", "int64"], ["b", "str"]]
             assert found["table"].equals(TABLE)
     assert query(path, "SELECT count(*) FROM file") == [(0,)]
+
+
+def test_strings_of_tables_are_pickled_together(tmp_path: Path) -> None:
+    """The pickle is one that Metaflow reads wherever it is, in a fraction of the size and the time."""
+    table = pd.DataFrame({"name": [f"customer {number % 10}" for number in range(20_000)], "x": np.arange(20_000)})
+    flow = metaflow_flow(tmp_path / "runs.db")
+    write_task(flow, "1/start/1", {"table": table})
+    [task] = flow.get_task_datastores("1", ["start"])
+    assert task["table"].equals(table)
+    assert task._info["table"]["encoding"] == "pickle-v4"
+    [(_, blob)] = flow.ca_store.load_blobs(task.keys_for_artifacts(["table"]))
+    assert blob.count(b"customer") == 10
+    assert blob[:2] == pickle.dumps(None, 4)[:2]
+    assert pickle.loads(blob).equals(table)
+
+
+def test_what_cannot_be_pickled_is_named(tmp_path: Path) -> None:
+    """The error is Metaflow's own."""
+    with pytest.raises(UnpicklableArtifactException, match='artifact named "lock"'):
+        write_task(metaflow_flow(tmp_path / "runs.db"), "1/start/1", {"lock": threading.Lock()})
 
 
 def test_other_datastores_keep_metaflows_serializer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts on their way into our datastore: pickled as Metaflow does, but stored without its gzip.
+"""Artifacts on their way into our datastore: plain pickles as Metaflow's, but stored without its gzip.
 
 Metaflow packs what it stores, unless it is stored already. So a large artifact is stored as soon as it is pickled,
 and Metaflow, which asks for it under its key just after, has nothing to pack: of saving a pickle of 46 MB that is two
@@ -16,9 +16,14 @@ import sys
 from hashlib import sha1
 from typing import Any
 
+from metaflow.datastore.artifacts.serializer import SerializationFormat, SerializationMetadata, SerializedBlob
+from metaflow.datastore.exceptions import UnpicklableArtifactException
 from metaflow.plugins.datastores.serializers.pickle_serializer import PickleSerializer
 
 from .problems import as_metaflow
+
+PROTOCOL = 4
+"""As Metaflow's own."""
 
 LIBRARIES = {"pandas", "polars", "pyarrow", "torch"}
 """Whose values are described here."""
@@ -47,12 +52,20 @@ class SQLitePickleSerializer(PickleSerializer):
 
     @classmethod
     def serialize(cls, obj: Any, format: Any = "storage") -> Any:  # noqa: A002 - Metaflow's name
-        """Return what Metaflow's serializer does, after storing it if it is large."""
-        blobs, metadata = super().serialize(obj, format)
+        """Return what Metaflow's serializer does, arrays of strings in fewer pieces; a large pickle is stored."""
+        if format != SerializationFormat.STORAGE:
+            return super().serialize(obj, format)
+        from sqlitestore.pickling import dumps
+
+        try:
+            blob = dumps(obj, PROTOCOL)
+        except TypeError as error:
+            raise UnpicklableArtifactException from error
         with as_metaflow():
-            _store(blobs[0].value)
+            _store(blob)
             info = _information(obj)
-        return blobs, metadata._replace(serializer_info=info)
+        metadata = SerializationMetadata(str(type(obj)), len(blob), f"pickle-v{PROTOCOL}", info)
+        return [SerializedBlob(blob, is_reference=False)], metadata
 
 
 def _store_of_task() -> Any:
