@@ -241,10 +241,10 @@ class Registrations:
         statement = {2: SELECT_TASKS, 3: SELECT_TASKS_OF_STEP, 4: SELECT_TASK}[len(bindings)]
         tasks = []
         for name, task_name, user, ts_epoch, digest in self._query(statement, bindings):
-            found = RegisteredTask(name, task_name, user, ts_epoch)
-            if digest_of(flow, run, *found) != digest or not _are_ours(ts_epoch, user, name, task_name):
+            found = digest_of(flow, run, name, task_name, user, ts_epoch)
+            if found != digest or not _are_ours(ts_epoch, user, name, task_name):
                 raise self._damaged("task", f"{flow}/{run}/{name}/{task_name}")
-            tasks.append(found)
+            tasks.append(RegisteredTask(name, task_name, user, ts_epoch))
         return tasks
 
     # Metadata and artifacts
@@ -363,9 +363,12 @@ def unregistered_run(run: str, attempts: Iterable[Attempt]) -> RegisteredRun | N
     return None if started is None else RegisteredRun(run, None, int(started * 1000), frozenset(), frozenset(), 0)
 
 
-def _are_ours(ts_epoch: object, user: object, *names: object) -> bool:
-    """Whether values of a row are of our types: whoever forges a row can sign it, too."""
-    return type(ts_epoch) is int and (user is None or type(user) is str) and set(map(type, names)) == {str}
+_OURS = {(int, user, *[str] * names) for user in (str, type(None)) for names in (1, 2, 3)}
+
+
+def _are_ours(*values: object) -> bool:
+    """Whether a row's ``ts_epoch``, user and names are of our types: whoever forges a row can sign it, too."""
+    return tuple(map(type, values)) in _OURS
 
 
 @lru_cache(1000)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 import msgpack
@@ -77,9 +78,16 @@ SELECT_RUNS = """SELECT i.name, t.name FROM flow AS f JOIN run AS i INDEXED BY s
  LEFT JOIN run AS t NOT INDEXED ON t.id = i.id WHERE f.name = ? AND i.name NOT GLOB '*/*' ORDER BY i.id"""
 
 
+_of_thread = threading.local()
+
+
 def digest_of(*fields: Any) -> bytes:
     """Return the 16-byte digest of a row: xxh3-128 over its fields as a msgpack array."""
-    return xxh3_128_digest(msgpack.packb(fields))
+    try:
+        pack = _of_thread.pack
+    except AttributeError:
+        pack = _of_thread.pack = msgpack.Packer().pack  # making one for each row takes as long as packing it
+    return xxh3_128_digest(pack(fields))
 
 
 def run_id(connection: apsw.Connection, flow_name: str, run_name: str, *, create: bool = False) -> int:
@@ -405,7 +413,7 @@ class Tasks:
 
     def names(self, flow_name: str, run_name: str, step_name: str | None = None) -> list[tuple[str, str]]:
         """Return (step, task) of each task of a run, or of a step of it, from the index alone."""
-        return [(step, task) for step, task in self._database.query(SELECT_NAMES, (flow_name, run_name, step_name))]
+        return cast("list[tuple[str, str]]", self._database.query(SELECT_NAMES, (flow_name, run_name, step_name)))
 
     def artifacts(self, attempts: Sequence[Attempt]) -> list[StoredArtifacts]:
         """Return the artifacts of done attempts, found by this class, by name and in the order saved.
