@@ -48,8 +48,12 @@ SMALLEST_SHUFFLED = 4 * 1024
 """[bytes] Below this shuffling is not tried."""
 
 WORTHWHILE = 0.9
-"""Stored compressed only if that leaves at most this part; decoding costs every reader. Shuffled only if that leaves at
-most this part of what zstd alone does."""
+"""Stored compressed only if that leaves at most this part; decoding costs every reader."""
+
+AS_SMALL = 1.05
+"""Shuffled if that leaves at most so much of what zstd alone does of the sample: mostly it is decoded in half the time.
+Of a random walk of int64 12.7 instead of 12.4 %; of the flights' fractions and whole numbers 14.1 and 8.7 instead of
+14.5 and 8.9 with 0.9."""
 
 ZEROS = bytes(2**20)
 """As many as the largest chunk that our chunker makes."""
@@ -75,7 +79,7 @@ def best_codec(data: Buffer) -> int:
     alone = len(_zstd(sample))
     if size >= SMALLEST_SAMPLED and alone > WORTHWHILE * len(sample):
         return RAW
-    return SHUFFLED if len(_shuffled(sample)) <= WORTHWHILE * alone else ZSTD
+    return SHUFFLED if len(_shuffled(sample)) <= AS_SMALL * alone else ZSTD
 
 
 def compress(data: Buffer, codec: int) -> tuple[int, Buffer]:
