@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from array import array
 from collections.abc import Iterator
@@ -174,6 +173,8 @@ class ChunkedReader:
             raise self._damaged(f"chunk {chunk_id} has {len(data)} bytes now")
         # As ``target[:] = data``, but the other threads can work meanwhile: most of the time goes into new pages. (The
         # unpickler's buffer is not kept alive by views of it, so nobody may be at work here after an error.)
+        import ctypes  # 2 ms, and only needed for what is large
+
         ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(target)), data, len(data))
         return target
 

@@ -8,7 +8,6 @@ transaction, and in the child close every inherited connection in a way that tou
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import weakref
@@ -150,6 +149,8 @@ class Connections:
             if handle.depth:
                 # Forked inside a transaction: closing would roll it back in memory shared with the parent. The
                 # connection is made immortal, and the store cannot be used in this child.
+                import ctypes  # 2 ms, and hardly ever needed
+
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle.connection))
                 self._closed_because = "was forked in the middle of a transaction and cannot be used in the child"
             else:

@@ -6,7 +6,6 @@ The order is Metaflow's for its own local datastore, with a file in the place of
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sqlitestore.errors import InvalidName, InvalidType
 
@@ -22,7 +21,7 @@ def resolve_root(ds_root: str | os.PathLike[str] | None) -> str:
     working folder. The file need not exist.
     """
     if ds_root is None:
-        ds_root = os.environ.get(VARIABLE) or _nearest(Path.cwd())
+        ds_root = os.environ.get(VARIABLE) or _nearest(os.getcwd())
     if not isinstance(ds_root, str | os.PathLike) or not isinstance(os.fspath(ds_root), str):
         raise InvalidType(f"ds_root is the path of a file, not {type(ds_root).__name__}: {ds_root!r:.80}")
     path = os.fspath(ds_root)
@@ -34,8 +33,10 @@ def resolve_root(ds_root: str | os.PathLike[str] | None) -> str:
     return os.path.join(path, DEFAULT_NAME) if os.path.isdir(path) else path
 
 
-def _nearest(folder: Path) -> str:
-    for candidate in (folder, *folder.parents):
-        if (candidate / DEFAULT_NAME).is_file():
-            return str(candidate / DEFAULT_NAME)
-    return str(folder / DEFAULT_NAME)
+def _nearest(folder: str) -> str:
+    above = folder
+    while not os.path.isfile(os.path.join(above, DEFAULT_NAME)):
+        if above == os.path.dirname(above):
+            return os.path.join(folder, DEFAULT_NAME)
+        above = os.path.dirname(above)
+    return os.path.join(above, DEFAULT_NAME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from functools import cache
 from typing import Any
@@ -17,6 +16,8 @@ def ask_for_large_pages(buffer: memoryview) -> None:
     advise = _madvise()
     if advise is None or not buffer.nbytes:
         return
+    import ctypes  # 2 ms, and only needed for what is large
+
     begin = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     start = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (begin + buffer.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -29,6 +30,8 @@ def _madvise() -> Any:
     """Return the kernel's ``madvise``, None where there is none, or no pages of several sizes (only Linux has them)."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
+    import ctypes
+
     try:
         advise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):

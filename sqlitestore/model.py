@@ -18,7 +18,7 @@ MAX_NAME_BYTES = 255
 """Longest name [bytes of UTF-8]: what a file name may have, so that every run can be copied to Metaflow's layout."""
 
 # Control characters would let a name from a stranger's file write to the terminal that lists it.
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\u2028\u2029\ud800-\udfff]")
+_FORBIDDEN = r"[\x00-\x1f\x7f-\x9f/\u2028\u2029\ud800-\udfff]"  # hardly ever needed, and compiled in 0.7 ms
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}").fullmatch
 _NUMBER = re.compile(r"[0-9]{1,10}").fullmatch
 _KEY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{40}").fullmatch
@@ -132,7 +132,7 @@ def check_name(kind: str, name: object) -> str:
         return name
     if not name:
         raise InvalidName(f"A {kind} name is empty; give it 1 to {MAX_NAME_BYTES} bytes of text.")
-    if found := _FORBIDDEN.search(name):
+    if found := re.search(_FORBIDDEN, name):
         raise InvalidName(
             f"The {kind} name {name[:80]!r} has {found.group()!r} in it; names have no '/' and no control characters."
         )
