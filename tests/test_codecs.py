@@ -24,6 +24,7 @@ CONTENT: dict[str, tuple[int, bytes]] = {
     "noise of some kilobytes": (RAW, CHOICE.randbytes(20_000)),
     "text": (ZSTD, b"".join(b"line %d of a text\n" % number for number in range(COUNT))),
     "zeros": (ZSTD, bytes(8 * COUNT)),
+    "noise and zeros": (ZSTD, b"".join(CHOICE.randbytes(2000) + bytes(2000) for _ in range(COUNT // 500))),
     "whole numbers": (SHUFFLED, array("q", (CHOICE.randrange(1000) for _ in range(COUNT))).tobytes()),
     "a few whole numbers": (SHUFFLED, array("q", (CHOICE.randrange(1000) for _ in range(1000))).tobytes()),
     "numbers of 4 bytes": (SHUFFLED, array("i", (CHOICE.randrange(5000) for _ in range(COUNT))).tobytes()),
