@@ -323,24 +323,15 @@ def _type_name(made: Made | Global) -> str:
 
 def _describe_array(made: Made) -> dict[str, Any]:
     """Describe what NumPy pickles: an array that is given its state or made of a buffer, or a scalar."""
-    match made.called, made.args, made.state:
-        case Global("numpy", "_reconstruct"), (Global("numpy", "ndarray"), *_), (1, tuple(shape), dtype, order, data):
-            pass
-        case Global("numpy", "_frombuffer"), (data, dtype, tuple(shape), order), None:
-            pass
-        case Global("numpy", "scalar"), (dtype, data), None:
-            shape, order = (), False
-        case (
-            Global("_operator", "getitem"),  # see ``text_arrays``
-            (
-                Made(Global("numpy", "_reconstruct"), (Global("numpy", "ndarray"), *_), state=(1, _, dtype, *_)),
-                Made(Global("numpy", "_frombuffer"), (_, _, tuple(shape), _)),
-            ),
-            None,
-        ):
-            order, data = False, None
-        case _:
-            return {}
+    parts = _parts_of_array(made)
+    match made:
+        case Made(Global("_operator", "getitem"), (Made() as different, Made() as places), state=None):
+            of, at = _parts_of_array(different), _parts_of_array(places)
+            if of and at and len(of[0]) == 1 and _dtype(at[1])[0].startswith("uint"):  # as of ``text_arrays``
+                parts = at[0], of[1], False, None
+    if parts is None:
+        return {}
+    shape, dtype, order, data = parts
     if len(shape) > 64 or not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):  # noqa: PLR2004
         return {}
     described: dict[str, Any] = {"shape": list(shape)}
@@ -351,6 +342,18 @@ def _describe_array(made: Made) -> dict[str, Any]:
             more = ", ..." if math.prod(shape) > len(items) else ""
             described["repr"] = f"[{', '.join(items)}{more}]" if shape else items[0]
     return described
+
+
+def _parts_of_array(made: Made) -> tuple[tuple[Any, ...], Any, Any, Any] | None:
+    """Return shape, dtype, order and data as the pickle says them, None if it makes no array."""
+    match made.called, made.args, made.state:
+        case Global("numpy", "_reconstruct"), (Global("numpy", "ndarray"), *_), (1, tuple(shape), dtype, order, data):
+            return shape, dtype, order, data
+        case Global("numpy", "_frombuffer"), (data, dtype, tuple(shape), order), None:
+            return shape, dtype, order, data
+        case Global("numpy", "scalar"), (dtype, data), None:
+            return (), dtype, False, data
+    return None
 
 
 def _dtype(made: Any) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 import pickle
 import struct
@@ -173,6 +174,16 @@ def test_arrays_that_are_no_plain_ones_give_what_is_certain(protocol):
     assert of_head(axes, protocol).items() <= preview.describe(axes).items()
     for value in (np.ma.masked_equal([1, 2], 1), np.rec.array([(1,)]), pd.Series([1]), pd.DataFrame({"a": [1]})):
         assert of_head(value, protocol) == {}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_other_choices_from_arrays_give_nothing(protocol):
+    """Only whole numbers that choose from one dimension tell the shape."""
+    items, table = np.arange(4.0), np.zeros((4, 3))
+    for chosen in ((table, np.array([1, 2], "u1")), (items, items > 2), (items, slice(2)), (items, [1, 2])):
+        assert of_head(Called(operator.getitem, chosen), protocol) == {}
+    shape = {"shape": [2, 1], "dtype": "object"}
+    assert of_head(Called(operator.getitem, (items.astype(object), np.array([[1], [2]], "u1"))), protocol) == shape
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c16"])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sqlitestore import FlowDataStore, preview
 from sqlitestore.pickle_preview import describe
-from sqlitestore.pickling import PICKLE
+from sqlitestore.pickling import PICKLE, dumps
 from sqlitestore.text_arrays import FEWEST, LONGEST
 
 COUNT = 20_000
@@ -232,9 +232,11 @@ def test_any_items_come_back(text: list[Any], others: list[Any], times: int, own
     check_comes_back(array_of(items))
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
 @pytest.mark.parametrize("different", [100, COUNT])
-def test_its_preview_can_be_made_of_the_bytes(different: int) -> None:
-    """As when runs are pulled, whose previews did not travel."""
+def test_its_preview_can_be_made_of_the_bytes(different: int, protocol: int) -> None:
+    """As of what Metaflow saves, and of runs that are pulled, whose previews did not travel."""
     for array in (names(COUNT, different), names(COUNT, different).reshape(20, -1)):
-        written = pickled(array)
+        written = dumps(array, protocol)
+        assert np.array_equal(pickle.loads(written), array)
         assert describe(written, len(written)) == preview.describe(array)
