@@ -288,7 +288,7 @@ def read_data_document(
         read = DataDocument(artifacts, python)
         for name, key in objects.items():
             infos[name]["size"] = sizes[key]
-        if not all(_is_plain(artifact) for artifact in artifacts.values()) or not isinstance(python, str):
+        if not all(_is_plain(artifact) for artifact in artifacts.values()) or not _is_text(python):
             return None, False
         return read, json.loads(data_document(number, read, datastore)) == found
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -324,11 +324,22 @@ def _artifact(key: str, info: Mapping[str, Any], size: int) -> Artifact:
 def _is_plain(artifact: Artifact) -> bool:
     """Return whether the fields have the types that rows take; integers in the information have 64 bits there."""
     return (
-        isinstance(artifact.type, str)
-        and isinstance(artifact.encoding, str)
+        _is_text(artifact.type)
+        and _is_text(artifact.encoding)
         and isinstance(artifact.serializer_info, dict)
         and not any(isinstance(value, int) and value.bit_length() > 63 for value in artifact.serializer_info.values())  # noqa: PLR2004
     )
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is text as rows take it: half a character, which JSON can spell, is none."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def moved_data_document(
