@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 
@@ -51,8 +51,6 @@ from sqlitestore.pragmas import (
 )
 from sqlitestore.repetition import watch_for_repetition
 from sqlitestore.sqlite_errors import translated
-
-Value = TypeVar("Value")
 
 SMALLEST_DATABASE = 512
 """[bytes] SQLite's smallest page."""
