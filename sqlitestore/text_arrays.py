@@ -6,7 +6,8 @@ each different string once and an array of numbers, and one whose strings differ
 ``str.split(all of them joined)``. A plain pickle can say either, so whoever has NumPy reads it. The first is what
 columnar formats call dictionary encoding (Parquet, Arrow) and pandas ``factorize``.
 
-What comes back has equal items of the same types. Equal strings may be one object then, which only ``is`` can tell.
+What comes back has equal items of the same types. Equal strings may be one object then, which only ``is`` can tell. And
+what comes back is pickled to the same bytes again: a table that each step of a flow loads and saves is stored once.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ FEWEST = 1024
 """Arrays of fewer items are left to pickle, which takes less than a millisecond for them."""
 
 BLOCK = 8192
-"""Items that are looked at together, and so stay in the processor's cache from one look to the next. The first ones are
-the sample that decides."""
+"""Items that are looked at together, and so stay in the processor's cache from one look to the next; also how many the
+sample has that decides."""
 
 REPEATED = 0.75
 """If at most this part of the sample differs (as of any 8,192 out of 13,000 strings), each different one is written
@@ -36,8 +37,8 @@ once. A million out of 5,000, 20,000 and 100,000 are dumped so in 140, 300 and 8
 because the different ones leave the processor's cache; joined in 110 to 140, and loaded in 100 to 120."""
 
 LONGEST = 32
-"""[characters] of a string on average, up to which strings are joined: then that takes no more memory beside them than
-the memo that pickle makes of as many. Longer ones take pickle less time for each character."""
+"""[characters] of a string on average, up to which strings are joined: that takes memory beside them, less than they do
+themselves (unless a few have wide characters). Longer ones take pickle less time for each character."""
 
 SEPARATOR = "\0"
 
@@ -60,15 +61,24 @@ def _reduced(protocol: int, array: Array) -> Reduced | str:
 
 
 def _reduced_text(array: Array) -> Reduced | None:
-    """Return the array reduced as text; None if it holds other things, or pickle's own way is as good."""
+    """Return the array reduced as text; None if it holds other things, or pickle's own way is better."""
     if array.flags.fnc:  # what is picked by places would lie in memory the other way round
         return None
     items = array.ravel()
-    sample = items[:BLOCK].tolist()
-    if not _are_text(sample) or len(set(map(id, sample))) * 2 < len(sample):
-        return None  # the same objects again and again are known to pickle by their ids, in a third of the time
-    picked = _picked(items, array.shape) if len(set(sample)) <= REPEATED * len(sample) else None
-    return picked or _joined(array)
+    sample = _sample(items)
+    if not _are_text(sample):
+        return None
+    different = len(set(sample))
+    picked = _picked(items, array.shape) if different <= REPEATED * len(sample) else None
+    # What is split comes back as an object for each item. Where equal strings are one object, that would be many more.
+    is_shared = different < len(sample) and len(set(map(id, sample))) == different
+    return picked or (None if is_shared else _joined(array))
+
+
+def _sample(items: Array) -> list[Any]:
+    """Return up to BLOCK items: the first, where what is sorted repeats, and some of all over, where cycles do."""
+    half = BLOCK // 2
+    return [*items[:half].tolist(), *items[half :: max(1, (len(items) - half) // half)][:half].tolist()]
 
 
 def _are_text(items: list[Any]) -> bool:

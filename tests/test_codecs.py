@@ -44,7 +44,8 @@ def test_each_content_gets_the_codec_that_suits_it(name: str) -> None:
     if codec == RAW:
         assert stored is data
     if codec == SHUFFLED:
-        assert len(stored) < codecs.AS_SMALL * len(codecs.compress(data, ZSTD)[1])
+        most = codecs.AS_SMALL if name == "a random walk" else 0.9
+        assert len(stored) < most * len(codecs.compress(data, ZSTD)[1])
 
 
 @pytest.mark.parametrize("codec", [RAW, ZSTD, SHUFFLED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from helpers_store import FLOW, save_task, tampering
 
-from sqlitestore import Damaged, FlowDataStore, StoreClosed, background, verify
+from sqlitestore import Damaged, FlowDataStore, StoreClosed, background, codecs, verify
 from sqlitestore.continuation import WORTHWHILE, Continuation
 from sqlitestore.database import Database
 from sqlitestore.new_chunks import find_chunk
@@ -76,6 +77,23 @@ def test_the_same_again_is_not_looked_up(path: str, numbers: np.ndarray, looked_
     """But for the first chunk, which says where it is, and what is left at the end."""
     assert save(path, "again", numbers) == 0
     assert sum(looked_up) < 2 * WORTHWHILE + 2**20
+
+
+def test_noise_is_compared_by_the_callers_thread(
+    path: str, numbers: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one piece of memory for all chunks: a second thread would overwrite what the first compares."""
+    threads: set[int] = set()
+    read = Continuation._read
+
+    def watched(self: Continuation, size: int, chunk_id: int) -> memoryview | None:
+        threads.add(threading.get_ident())
+        return read(self, size, chunk_id)
+
+    monkeypatch.setattr(Continuation, "_read", watched)
+    save(path, "again", numbers)
+    assert threads <= {threading.get_ident()}
+    assert bool(threads) == (codecs.best_codec(numbers.tobytes()) == codecs.RAW)
 
 
 def test_other_threads_are_begun_only_where_they_help(

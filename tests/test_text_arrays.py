@@ -97,21 +97,40 @@ def test_loading_needs_numpy_alone(tmp_path: Path) -> None:
     assert shown.stdout.split() == ["customer", "00007", "100", "customer", "00007", str(COUNT), "False"]
 
 
-def test_objects_that_are_shared_stay_shared() -> None:
-    """Pickle itself is fastest for the same objects again and again, and it loads as few as there were."""
-    few = [f"customer {number}" for number in range(10)]
-    array = array_of([few[number % 10] for number in range(COUNT)])
-    assert pickled(array) == pickle.dumps(array, 5)
-    assert len(set(map(id, pickle.loads(pickled(array))))) == 10
+def shared_names(count: int, different: int) -> np.ndarray[Any, Any]:
+    """Return strings of which equal ones are one object, as pandas reads them from a CSV."""
+    objects = names(different, different).tolist()
+    return array_of([objects[number % different] for number in range(count)])
 
 
-def test_equal_tables_give_equal_artifacts(tmp_path: Path) -> None:
-    """However a table came about, its strings shared or not, it is stored once."""
-    tables = [pd.DataFrame({"name": names(COUNT, 100), "note": names(COUNT, COUNT)}) for _ in range(2)]
+@pytest.mark.parametrize("different", [10, 15_000])
+def test_objects_that_are_shared_stay_shared(different: int) -> None:
+    """What is loaded takes no more memory than what was saved, few strings or many."""
+    found = pickle.loads(check_comes_back(shared_names(COUNT, different)))
+    assert len(set(map(id, found))) == different
+
+
+@pytest.mark.parametrize("make", [names, shared_names])
+@pytest.mark.parametrize("different", [10, 5000, 9000, 15_000, COUNT])
+@pytest.mark.parametrize("missing", [None, math.nan, ""])
+def test_what_was_loaded_is_pickled_to_the_same_bytes(make: Any, different: int, missing: Any) -> None:
+    """A flow that loads a table in each step, and saves it as it is, adds nothing."""
+    array = make(COUNT, different)
+    for each in (array, np.where(np.arange(COUNT) % 3, array, missing)):
+        written = pickled(each)
+        assert pickled(pickle.loads(written)) == written
+
+
+def test_equal_tables_are_stored_once(tmp_path: Path) -> None:
+    """Whether equal strings that repeat are one object or many; also when a task saves what it has loaded."""
+    tables = [
+        pd.DataFrame({"customer": make(COUNT, 100), "note": names(COUNT, COUNT)}) for make in (names, shared_names)
+    ]
     with FlowDataStore("TestFlow", ds_root=tmp_path / "runs.db") as flow:
         for number, table in enumerate(tables):
             save_task(flow, task=str(number), table=table)
-        readers = [flow.get_task_datastore("1", "a", str(number)) for number in range(2)]
+        save_task(flow, task="2", table=flow.get_task_datastore("1", "a", "0")["table"])
+        readers = [flow.get_task_datastore("1", "a", str(number)) for number in range(3)]
         assert len({key for reader in readers for key in reader.keys_for_artifacts(["table"])}) == 1
         for reader in readers:
             pd.testing.assert_frame_equal(reader["table"], tables[0])
