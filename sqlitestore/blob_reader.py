@@ -1,7 +1,5 @@
 """Files to read a blob from. Every chunk is checked before a byte of it is handed out, and the whole at the end."""
 
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Iterator
@@ -65,7 +63,7 @@ class ChunkedReader:
     BlobNotFound.
     """
 
-    def __init__(self, database: Database, key: str, size: int, chunks: array[int], hasher: Any) -> None:
+    def __init__(self, database: Database, key: str, size: int, chunks: "array[int]", hasher: Any) -> None:
         self._database = database
         self._key = key
         self.size = size

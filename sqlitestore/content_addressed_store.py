@@ -1,7 +1,5 @@
 """The content-addressed part of the published API: bytes in, keys out, and back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO

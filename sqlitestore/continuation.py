@@ -6,8 +6,6 @@ to be cut and looked up. (Expecting the order in which the same chunks came befo
 FAST 2008, "Avoiding the Disk Bottleneck in the Data Domain Deduplication File System".)
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import closing
 from typing import NamedTuple, TypeAlias, cast

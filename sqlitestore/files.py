@@ -1,7 +1,5 @@
 """The tables ``file`` and ``data``: blobs that are kept by a path, and those that ``save_data`` keeps by their key."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

@@ -16,8 +16,6 @@ Everything else is a file. Pure: no tables, no storage; whoever has paths on one
 this module, and nobody else knows the layout.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

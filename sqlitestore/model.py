@@ -3,8 +3,6 @@
 Plain named tuples: immutable, and cheap enough to make one for each of 200,000 tasks in a listing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -81,7 +79,7 @@ class Artifact(NamedTuple):
         return info
 
     @classmethod
-    def from_info(cls, key: str, info: Mapping[str, Any]) -> Artifact:
+    def from_info(cls, key: str, info: Mapping[str, Any]) -> "Artifact":
         """Return the artifact for an entry in Metaflow's form; what is missing there gets Metaflow's defaults."""
         return cls(
             key,

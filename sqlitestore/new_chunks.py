@@ -3,8 +3,6 @@
 One thread inserts a batch while the caller's cuts, copies and hashes what comes next, and others compress.
 """
 
-from __future__ import annotations
-
 import os
 from array import array
 from collections.abc import Callable
@@ -58,7 +56,7 @@ class NewChunks:
     What goes wrong with a batch is raised when the next one is ready, or by ``finish``. ``undo`` takes all out again.
     """
 
-    def __init__(self, database: Database, order: array[int]) -> None:
+    def __init__(self, database: Database, order: "array[int]") -> None:
         self._database = database
         self._order = order
         self._process = os.getpid()

@@ -6,8 +6,6 @@ Artifacts stand here only where this file does not hold them itself (see ``tasks
 A file of format 1 that can only be read has none of these tables, and answers as if nothing were registered.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache

@@ -5,8 +5,6 @@ written. Metadata values stand as JSON text, because that is what gives back exa
 integers above 64 bits), and what the ``sqlite3`` shell can read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 

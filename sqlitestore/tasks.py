@@ -4,8 +4,6 @@ Names stand as text; times are seconds since 1970. The digests that each row car
 fields FORMAT.md lists, so a row that damage changed or moved is noticed when it is read.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

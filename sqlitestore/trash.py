@@ -5,8 +5,6 @@ the row's id; names have no slash), so no look-up by name needs to know of the t
 run, and going in or coming back costs the same for a run of any size. Named files are moved aside with it.
 """
 
-from __future__ import annotations
-
 import time
 from typing import NamedTuple
 

@@ -188,3 +188,26 @@ def test_importing_the_package_stays_light() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not {"click", "rich", "numpy", "pandas", "metaflow", "pyfastcdc", "asyncio"} & loaded
+
+
+def test_importing_the_package_compiles_no_annotations() -> None:
+    """A named tuple compiles each annotation that is a text, which takes 2 ms the first time: so none is.
+
+    That is why modules with named tuples do not import ``annotations`` from ``__future__``.
+    """
+    code = """if True:
+        import builtins
+        texts, original = [], builtins.compile
+
+        def watched(source, *arguments, **named):
+            if isinstance(source, str):  # of a module it is bytes
+                texts.append(source)
+            return original(source, *arguments, **named)
+
+        builtins.compile = watched
+        from sqlitestore import FlowDataStore
+        import sqlitestore.registrations, sqlitestore.trash
+        print(texts)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
