@@ -4,6 +4,8 @@ A task's stream (stdout, stderr) is kept as a log for each source: 'runtime' is 
 task wrote itself on another machine. Here they become one text. Pure functions; no bytes make them raise.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -9,6 +9,8 @@ overflows the C stack), and only what a preview shows is written out. It is beli
 bytes: the keys of a dict differ, a set's items come in its order, and ``copyreg.__newobj__`` makes what it says.
 """
 
+from __future__ import annotations
+
 import codecs
 import math
 import pickle

@@ -23,9 +23,9 @@ from itertools import islice
 from typing import Any
 
 import msgpack
+from msgpack import fallback
 
 from sqlitestore.errors import Damaged
-from sqlitestore.forking import unforked
 
 MAX_BYTES = 1000
 """[bytes] Largest preview as msgpack; the promise to users is "below 1 KiB"."""
@@ -129,8 +129,6 @@ def _unpacked(packed: bytes) -> Any:
     """Return what msgpack says. Its C code makes room for as many items as an array claims, in each of 1,000 levels."""
     if len(packed) <= MAX_UNPACKED_AT_ONCE:
         return msgpack.unpackb(packed)
-    with unforked():
-        from msgpack import fallback  # 0.6 ms, and hardly ever needed
     unpacker = fallback.Unpacker(max_buffer_size=len(packed))  # in Python: takes room as items come
     unpacker.feed(packed)
     unpacked = unpacker.unpack()

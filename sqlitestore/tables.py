@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlitestore.blobs import Blobs
 from sqlitestore.database import Database
 from sqlitestore.errors import InvalidType
 from sqlitestore.files import Data, Files
-from sqlitestore.forking import unforked
+from sqlitestore.registrations import Registrations
 from sqlitestore.task_records import Logs, TaskMetadata
 from sqlitestore.tasks import Tasks
+from sqlitestore.trash import Trash
 from sqlitestore.trust import Trust
-
-if TYPE_CHECKING:
-    from sqlitestore.registrations import Registrations
-    from sqlitestore.trash import Trash
 
 
 class Tables:
@@ -30,21 +26,9 @@ class Tables:
         self.metadata = TaskMetadata(database)
         self.logs = Logs(database, self.blobs)
         self.files = Files(database, self.blobs)
+        self.registrations = Registrations(database)
         self.trust = Trust(database)
-
-    @cached_property
-    def registrations(self) -> Registrations:
-        """What a metadata provider registers."""
-        with unforked():
-            from sqlitestore.registrations import Registrations  # 2 ms, for the plug-in and archives only
-        return Registrations(self.database)
-
-    @cached_property
-    def trash(self) -> Trash:
-        """Pruned runs."""
-        with unforked():
-            from sqlitestore.trash import Trash  # 3 ms, for pruning only
-        return Trash(self.database)
+        self.trash = Trash(database)
 
 
 def tables_of(store: Any) -> Tables:

@@ -206,7 +206,6 @@ def test_importing_the_package_compiles_no_annotations() -> None:
 
         builtins.compile = watched
         from sqlitestore import FlowDataStore
-        import sqlitestore.registrations, sqlitestore.trash
         print(texts)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
