@@ -1,11 +1,12 @@
 """The values that the layers hand to each other, the rules for names, and the forms of a pathspec.
 
-Plain named tuples: immutable, and cheap enough to make one for each of 200,000 tasks in a listing.
+Plain named tuples: immutable, and cheap enough to make one for each of 200,000 tasks in a listing. Their annotations
+are no texts, which typing would compile, the first one in 2 ms of each import (see ``tests/test_house.py``).
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from sqlitestore.errors import InvalidKey, InvalidName, InvalidPathspec, InvalidType
 
@@ -79,7 +80,7 @@ class Artifact(NamedTuple):
         return info
 
     @classmethod
-    def from_info(cls, key: str, info: Mapping[str, Any]) -> "Artifact":
+    def from_info(cls, key: str, info: Mapping[str, Any]) -> Self:
         """Return the artifact for an entry in Metaflow's form; what is missing there gets Metaflow's defaults."""
         return cls(
             key,

@@ -193,7 +193,7 @@ def test_importing_the_package_stays_light() -> None:
 def test_importing_the_package_compiles_no_annotations() -> None:
     """A named tuple compiles each annotation that is a text, which takes 2 ms the first time: so none is.
 
-    That is why modules with named tuples do not import ``annotations`` from ``__future__``.
+    That is why those modules with named tuples that come along do not import ``annotations`` from ``__future__``.
     """
     code = """if True:
         import builtins
