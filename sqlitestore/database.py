@@ -99,7 +99,10 @@ class Database:
         self._real_path = os.path.realpath(path)  # SQLite keeps its log beside the file, not beside a link to it
         # Weak: the connections must not keep alive the database whose end closes them.
         self._connections = Connections(path, _weakly(self))
+        self._was_opened = False
+        """From then on a file that is gone is missing: a new one in its place would be empty."""
         self._connections.handle()
+        self._was_opened = True
         # Also when the program ends without close(): the last connection to close leaves one file.
         self._finalizer = weakref.finalize(self, self._connections.close)
 
@@ -215,7 +218,11 @@ class Database:
         return handle.at_rest is None or handle.at_rest == self._state()
 
     def _state(self) -> tuple[int, ...]:
-        status = os.stat(self._real_path)
+        """Return what tells whether the file was written since; nothing for one that is no longer there."""
+        try:
+            status = os.stat(self._real_path)
+        except FileNotFoundError:
+            return ()
         return status.st_mtime_ns, status.st_size, status.st_ino, self._is_in_use()
 
     def _is_in_use(self) -> bool:
@@ -380,14 +387,9 @@ class Database:
 
     def _target(self) -> tuple[str, int, tuple[int, ...] | None]:
         """Return what to open and how: to write, to read, or as immutable (then with the file's state)."""
-        path, folder = self._real_path, os.path.dirname(self._real_path)
+        path = self._real_path
         if not os.path.exists(path):
-            if not os.path.isdir(folder):
-                raise StoreMissing(f"There is no folder {folder} to keep {path} in; make it, or give another path.")
-            if not self._create or self._read_only:
-                raise StoreMissing(f"There is no file {path}; give the path of a store.")
-            if not os.access(folder, os.W_OK):
-                raise StoreReadOnly(f"The folder {folder} cannot be written, so {path} cannot be made there.")
+            self._check_that_it_may_be_made()
             return path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None
         if not os.path.isfile(path):
             raise NotAStore(f"{path} is not a file; give the path of a store.")
@@ -403,6 +405,18 @@ class Database:
         state = self._state()
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         return f"file:{quoted}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, state
+
+    def _check_that_it_may_be_made(self) -> None:
+        """Raise what to do about a file that is not there, unless it can be made."""
+        path, folder = self._real_path, os.path.dirname(self._real_path)
+        if not os.path.isdir(folder):
+            raise StoreMissing(f"There is no folder {folder} to keep {path} in; make it, or give another path.")
+        if self._was_opened:
+            raise StoreMissing(f"The file {path} is gone since it was opened; put it back, or open another.")
+        if not self._create or self._read_only:
+            raise StoreMissing(f"There is no file {path}; give the path of a store.")
+        if not os.access(folder, os.W_OK):
+            raise StoreReadOnly(f"The folder {folder} cannot be written, so {path} cannot be made there.")
 
     def _refuse_log_from_afar(self) -> None:
         """Raise StoreUnavailable for a log that may be another machine's, and cannot be moved into the file here."""

@@ -133,3 +133,17 @@ def watch_another_write(path: str) -> list[list[Any]]:
             print("ready", flush=True)
             sys.stdin.readline()
     return seen
+
+
+def watch_a_file_go(path: str) -> list[Any]:
+    """Open a store that is only readable here, and read it again after the parent has removed the file."""
+    import sys
+
+    with FlowDataStore(FLOW, ds_root=path) as flow:
+        [task] = flow.get_latest_task_datastores("1")
+        print("ready", flush=True)
+        sys.stdin.readline()
+        try:
+            return ["read", task["noise"] == incompressible(200_000, 0)]
+        except DataException as error:
+            return [error.kind, str(error)]

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import helpers_bad_input
@@ -220,6 +221,36 @@ def test_a_reader_without_permission_to_write_follows_a_live_store(tmp_path: Pat
             assert reader.stdout.readline() == "ready\n", reader.communicate()[1]
         seen = result_of(reader)
     assert seen == [[1], [2], [3]]
+
+
+def test_a_reader_without_permission_to_write_is_told_that_the_file_is_gone(tmp_path: Path) -> None:
+    """What was opened at rest is looked at again at each read: a file that somebody removed is missing, by its name."""
+    path = str(tmp_path / "runs.db")
+    _save_noise(path, "0")
+    os.chmod(path, 0o444)
+    with start(helpers_bad_input.watch_a_file_go, path, unprivileged=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        os.remove(path)
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        kind, message = result_of(reader)
+    assert kind == "store_missing"
+    assert path in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """A thread that comes later is told so; an empty store in the place of the old one would hide the loss."""
+    path = tmp_path / "runs.db"
+    with FlowDataStore(FLOW, ds_root=path) as flow, ThreadPoolExecutor(1) as thread:
+        save_task(flow, text="text")
+        os.rename(path, tmp_path / "elsewhere.db")
+        found = thread.submit(flow.get_latest_task_datastores, "1")
+        with pytest.raises(StoreMissing, match=str(path)):
+            found.result()
+        assert not path.exists()
 
 
 def _save_noise(path: str, task: str) -> None:
