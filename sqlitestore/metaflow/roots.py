@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sqlitestore.errors import InvalidName
 from sqlitestore.location import VARIABLE, resolve_root
-from sqlitestore.paths.stores import Store, current_store, store_at
+from sqlitestore.paths.stores import Store, current_store, opened_store, store_at
 
 
 class Root(NamedTuple):
@@ -93,3 +93,12 @@ def store_of(root: str | None, *, create: bool = False) -> tuple[Root, Store | N
         known = split_root(root or configured_root())
         store = store_at(known.file, create=create)
     return known, store
+
+
+def known_store(root: str | None) -> Store | None:
+    """Return the store that a root meant the last time, if it is the whole of a file; None if that is not known.
+
+    The file system is not asked: for what is right whatever became of the file since.
+    """
+    known = _split.get(root or "")
+    return None if known is None or known.folder else opened_store(known.file)

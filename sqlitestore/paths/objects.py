@@ -38,6 +38,10 @@ REMEMBERED = 5_000
 """Tasks whose artifacts or metadata are remembered at most, and artifacts whose names are known by their keys."""
 
 
+_HERE = f":root:{HERE}"
+"""The location of an artifact in this file."""
+
+
 class Objects:
     """The dictionaries of one file, as it is for as long as nobody changes it (see ``objects_of``)."""
 
@@ -158,7 +162,7 @@ class Objects:
         things = []
         for each in known.of_attempt(number, name):
             self._names[each.sha] = task, each.name
-            here = each.location == f":root:{HERE}"
+            here = each.location == _HERE
             encoding = each.content_type
             things.append({
                 "flow_id": task.flow_name,
@@ -320,16 +324,16 @@ class _Known:
             return []
         found = {each.name: each for each in self.registered if each.attempt == number and name in {None, each.name}}
         held = self.held.get(number, {})
-        others = held if name is None else [name] if name in held else []
-        return [*found.values(), *(self._as_registered(number, each) for each in others if each not in found)]
+        names = held if name is None else [name] if name in held else []
+        epoch = next((int((each.done or 0) * 1000) for each in self._attempts if each.number == number), 0)
+        others = [_as_registered(number, name, held[name], epoch) for name in names if name not in found]
+        return [*found.values(), *others] if found else others
 
-    def _as_registered(self, number: int, name: str) -> RegisteredArtifact:
-        """Return an artifact that the file holds, as if it were registered."""
-        artifact = self.held[number][name]
-        done = next(each.done for each in self._attempts if each.number == number)
-        encoding = encoding_for_metaflow(artifact.encoding)
-        epoch = int((done or 0) * 1000)
-        return RegisteredArtifact(number, name, encoding, artifact.key, TYPE, f":root:{HERE}", None, epoch)
+
+def _as_registered(number: int, name: str, artifact: Artifact, epoch: int) -> RegisteredArtifact:
+    """Return an artifact that the file holds, as if it were registered."""
+    encoding = encoding_for_metaflow(artifact.encoding)
+    return RegisteredArtifact(number, name, encoding, artifact.key, TYPE, _HERE, None, epoch)
 
 
 class _Block:
@@ -349,12 +353,17 @@ class _Block:
         return keys
 
 
+def blob_at_hand(store: Store | None, key: str) -> bytes | None:
+    """Return the blob of an artifact that was asked for like those of the tasks beside it (see ``BlobsTogether``).
+
+    None if it is not at hand: ``load_blob`` loads it alone.
+    """
+    known: tuple[object, Objects] | None = None if store is None else getattr(store.of_thread, "objects", None)
+    return None if known is None else known[1].blob_at_hand(key)
+
+
 def load_blob(store: Store, key: str) -> bytes | None:
-    """Return a blob, None if it is not there. Those of artifacts asked for one by one come together (BlobsTogether)."""
-    known: tuple[object, Objects] | None = getattr(store.of_thread, "objects", None)
-    blob = None if known is None else known[1].blob_at_hand(check_key(key))
-    if blob is not None:
-        return blob
+    """Return a blob, None if it is not there."""
     try:
         with store.blobs.open(check_key(key)) as file:
             return file.read()

@@ -57,8 +57,13 @@ def store_at(path: str, *, create: bool = False) -> Store | None:
 
 def current_store(path: str) -> Store | None:
     """Return the store in the file ``path`` if it is open already, and still is what the path names."""
-    known = _open.get(path)
+    known = opened_store(path)
     return known if known is not None and known.is_current() else None
+
+
+def opened_store(path: str) -> Store | None:
+    """Return the store that was opened in the file ``path``, whatever became of the file since; None if none was."""
+    return _open.get(path)
 
 
 def open_stores() -> list[Store]:

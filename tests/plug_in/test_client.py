@@ -11,7 +11,7 @@ from typing import Any
 import metaflow
 import pytest
 from metaflow.client import core, filecache
-from metaflow_extensions.sqlitestore.plugins.problems import SQLiteStoreException
+from metaflow_extensions.sqlitestore.plugins.problems import SQLiteFileMissing, SQLiteStoreException
 from test_storage_contract import write_task
 
 from sqlitestore import BlobLeftOut, FlowDataStore, export
@@ -135,6 +135,36 @@ def test_file_that_was_replaced_is_read_anew(path: Path, tmp_path: Path) -> None
             write_task(flow, f"1/train/{each}", {"text": f"other {each}"})
     os.replace(tmp_path / "other.db", path)
     assert [task["text"].data for task in tasks()] == [f"other {each}" for each in range(TASKS)]
+
+
+@pytest.mark.usefixtures("_client")
+def test_client_goes_between_two_files(path: Path, tmp_path: Path) -> None:
+    """Tasks of one name in two files, asked in turn, have each their own values."""
+    other = tmp_path / "other.db"
+    with FlowDataStore("Flow", ds_root=other) as flow:
+        for each in range(TASKS):
+            write_task(flow, f"1/train/{each}", {"text": f"other {each}"})
+    here = tasks()
+    metaflow.metadata(f"sqlite@{other}")
+    there = tasks()
+    found = []
+    for of_here, of_there in zip(here, there, strict=True):
+        found.append(of_there["text"].data)
+        metaflow.metadata(f"sqlite@{path}")
+        found.append(of_here["text"].data)
+        metaflow.metadata(f"sqlite@{other}")
+    assert found == [f"{place} {each}" for each in range(TASKS) for place in ("other", "text")]
+
+
+@pytest.mark.usefixtures("_client")
+def test_blob_at_hand_needs_no_file(path: Path) -> None:
+    """What was fetched and checked together is loaded whatever became of the file; who needs the file is told so."""
+    artifacts = [task["text"] for task in tasks()]
+    assert [each.data for each in artifacts[:2]] == ["text 0", "text 1"]
+    os.remove(path)
+    assert artifacts[2].data == "text 2"
+    with pytest.raises(SQLiteFileMissing, match=str(path)):
+        _ = artifacts[1].data
 
 
 @pytest.mark.usefixtures("_client")

@@ -44,9 +44,16 @@ class FileItself(theirs.BlobCache):  # type: ignore[name-defined]
 class FileCache(theirs.FileCache):  # type: ignore[name-defined]
     """See Metaflow's class."""
 
+    _last: tuple[tuple[str, str, str], Any] | None = None
+    """The last datastore ``sqlite`` and what it was asked for by: for each artifact that is loaded it is the same."""
+
     def _get_flow_datastore(self, ds_type: str, ds_root: str, flow_name: str) -> Any:
-        flow_datastore = super()._get_flow_datastore(ds_type, ds_root, flow_name)
+        asked = ds_type, ds_root, flow_name
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
+        flow_datastore = super()._get_flow_datastore(*asked)
         if ds_type == "sqlite":
             flow_datastore.ca_store.set_blob_cache(FileItself(flow_datastore._storage_impl))
             flow_datastore.set_metadata_cache(None)
+            self._last = asked, flow_datastore
         return flow_datastore

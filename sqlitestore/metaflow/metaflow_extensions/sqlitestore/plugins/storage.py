@@ -8,7 +8,7 @@ from typing import Any
 
 from metaflow.datastore.datastore_storage import CloseAfterUse, DataStoreStorage
 
-from .problems import as_metaflow
+from .problems import SQLiteFileMissing, as_metaflow
 
 TYPE = "sqlite"
 
@@ -125,13 +125,21 @@ class SQLiteDatastoreStorage(DataStoreStorage):
         return CloseAfterUse(self._handed_out(keys, files), closer=files)
 
     def load_blob(self, key: str) -> bytes | None:
-        """Return a blob by its key, as ``load_bytes`` has it in a file; None if there is none."""
-        with as_metaflow():
-            from sqlitestore.metaflow.roots import store_of
-            from sqlitestore.paths.objects import load_blob
+        """Return a blob by its key, as ``load_bytes`` has it in a file; None if there is none.
 
-            root, store = store_of(self.datastore_root)
-            return None if store is None or root.folder else load_blob(store, key)
+        Raises SQLiteFileMissing where there is no file: for None Metaflow would have a TypeError.
+        """
+        with as_metaflow():
+            from sqlitestore.metaflow.roots import known_store, store_of
+            from sqlitestore.paths.objects import blob_at_hand, load_blob
+
+            blob = blob_at_hand(known_store(self.datastore_root), key)
+            if blob is None:
+                root, store = store_of(self.datastore_root)
+                if store is None:
+                    raise SQLiteFileMissing(f"The file {root.file} is gone; put it back, or look at another store.")
+                blob = None if root.folder else load_blob(store, key)
+            return blob
 
     def _explain_missing(self, path: str) -> None:
         from sqlitestore.paths.reading import explain_missing
