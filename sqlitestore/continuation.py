@@ -55,7 +55,7 @@ def _is_for_threads(expected: _Expected) -> bool:
 
     On two cores two threads took 65 ms to compare 100 MB of noise, and 94 of processor time; one takes 51.
     """
-    return expected.codec != codecs.RAW and codecs.is_for_threads(expected.codec, expected.coming.nbytes)
+    return codecs.is_for_threads(expected.codec, expected.coming.nbytes)
 
 
 class Continuation:
