@@ -42,8 +42,8 @@ class _Place(NamedTuple):
     target: memoryview
 
 
-def _is_for_threads(place: _Place) -> bool:
-    return codecs.is_for_threads(place.codec, place.target.nbytes)
+def _for_threads(place: _Place) -> int:
+    return place.target.nbytes if codecs.is_for_threads(place.codec, place.target.nbytes) else 0
 
 
 class InlineReader(BytesIO):
@@ -149,7 +149,7 @@ class ChunkedReader:
             places.append(_Place(chunk_id, codec, digest, target[end : end + size]))
             end += size
         ask_for_large_pages(target)
-        with closing(in_order(self._read_to, places, CHUNKS_AHEAD, _is_for_threads)) as filled:
+        with closing(in_order(self._read_to, places, CHUNKS_AHEAD, _for_threads)) as filled:
             for place in filled:
                 self._next += 1
                 self._took(place)

@@ -28,6 +28,12 @@ CONTENT = {
 """By the codec that it gets."""
 
 
+@pytest.fixture(autouse=True)
+def _threads_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads help with a few chunks, too."""
+    monkeypatch.setattr(background, "WORTHWHILE", 1)
+
+
 @pytest.fixture(params=CONTENT)
 def numbers(request: pytest.FixtureRequest) -> np.ndarray:
     """Return 8 MB, some twenty chunks."""
@@ -109,6 +115,10 @@ def test_other_threads_are_begun_only_where_they_help(
     monkeypatch.setattr(background._threads, "submit", counting)
     save(path, "again", numbers)
     assert bool(begun) == ("compressed" in request.node.name)
+    begun.clear()
+    monkeypatch.setattr(background, "WORTHWHILE", 2 * numbers.nbytes)
+    save(path, "once more", numbers)
+    assert not begun
 
 
 def test_where_one_element_changed_only_that_is_new(path: str, numbers: np.ndarray, looked_up: list[int]) -> None:

@@ -42,6 +42,12 @@ def saved(tmp_path: Path, numbers: np.ndarray) -> str:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _threads_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads help with a few chunks, too."""
+    monkeypatch.setattr(background, "WORTHWHILE", 1)
+
+
 def load(flow: FlowDataStore, run: str = "1") -> np.ndarray:
     """Return the artifact."""
     [task] = flow.get_latest_task_datastores(run)
