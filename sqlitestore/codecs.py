@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any, cast
 
 from sqlitestore.errors import Damaged
@@ -106,10 +107,23 @@ def _shuffled(data: bytes) -> bytes:
     compressor = _compressor()
     _local.compressor = None  # one that is interrupted within a frame is not used again
     end = len(data) - len(data) % WIDTH
-    blocks = [compressor.compress(data[place:end:WIDTH], compressor.FLUSH_BLOCK) for place in range(WIDTH)]
+    blocks = [compressor.compress(column, compressor.FLUSH_BLOCK) for column in _columns(data, end)]
     blocks.append(compressor.compress(data[end:], compressor.FLUSH_FRAME))
     _local.compressor = compressor
     return b"".join(blocks)
+
+
+def _columns(data: bytes, end: int) -> Iterable[bytes]:
+    """Return the first bytes of all numbers up to ``end``, the second ones, and so on.
+
+    NumPy, which is loaded wherever arrays are, copies 48 MB so in 25 ms, Python's slices in 61. (To put them in order
+    again it is no gain.)
+    """
+    as_array = getattr(sys.modules.get("numpy"), "frombuffer", None)
+    if as_array is None:  # or it is being loaded just now
+        return (data[place:end:WIDTH] for place in range(WIDTH))
+    array = as_array(data, "u1")
+    return (array[place:end:WIDTH].tobytes() for place in range(WIDTH))
 
 
 def is_for_threads(codec: object, size: int) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from array import array
 from itertools import accumulate
 from typing import Any
 
+import numpy  # noqa: F401 - loaded, as where arrays are
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,17 @@ def test_each_content_gets_the_codec_that_suits_it(name: str) -> None:
     if codec == SHUFFLED:
         most = codecs.AS_SMALL if name == "a random walk" else 0.9
         assert len(stored) < most * len(codecs.compress(data, ZSTD)[1])
+
+
+@given(data=st.binary(max_size=100), times=st.integers(1, 100), cut=st.integers(0, 20))
+def test_numpy_changes_no_stored_byte(data: bytes, times: int, cut: int) -> None:
+    """It puts the bytes of numbers apart where it is loaded. Were they other bytes, they would be stored twice."""
+    content = (data * times)[cut:]
+    assert "numpy" in sys.modules
+    stored = codecs.compress(content, SHUFFLED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "numpy", None)
+        assert codecs.compress(content, SHUFFLED) == stored
 
 
 @pytest.mark.parametrize("codec", [RAW, ZSTD, SHUFFLED])
