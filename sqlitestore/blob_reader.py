@@ -23,7 +23,7 @@ MAX_INLINE = 2**20
 """[bytes] Format limit of a blob that sits in its row."""
 
 LARGE = 4 * 2**20
-"""[bytes] What is read at once from here on is read by several threads."""
+"""[bytes] What is read at once from here on is read to where it belongs, by several threads where that helps."""
 
 CHUNKS_AHEAD = 4
 
@@ -134,9 +134,9 @@ class ChunkedReader:
         return True
 
     def _read_together(self, target: memoryview) -> int:
-        """Fill ``target`` with the chunks that fit in as a whole, read by several threads; return how much [bytes].
+        """Fill ``target`` with the chunks that fit in as a whole, read to where they belong; return how much [bytes].
 
-        Not inside a transaction, whose snapshot the other threads do not see.
+        Not inside a transaction, whose snapshot other threads would not see.
         """
         if self._database.is_in_transaction:
             return 0
