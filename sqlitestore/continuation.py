@@ -2,8 +2,8 @@
 
 Content that comes again mostly comes as a whole, or all but a part. So once a chunk was found, the chunks that follow
 it in that blob are read, by several threads where that helps, and compared with what comes, byte by byte: until they
-differ, nothing has to be cut and looked up. (Expecting the order in which the same chunks came before is an idea of Zhu, Li and Patterson,
-FAST 2008, "Avoiding the Disk Bottleneck in the Data Domain Deduplication File System".)
+differ, nothing has to be cut and looked up. (Expecting the order in which the same chunks came before is an idea of
+Zhu, Li and Patterson, FAST 2008, "Avoiding the Disk Bottleneck in the Data Domain Deduplication File System".)
 """
 
 from collections.abc import Generator
