@@ -23,7 +23,6 @@ THREADS = max(2, min(4, os.cpu_count() or 4))
 """Of the process, for all stores, and as many to write. Each has a connection of its own to a store that it uses, until
 that is closed; on two cores four took 99 instead of 83 ms to compare 48 MB of int64, and 84, not 69, to load them."""
 
-
 WORTHWHILE = 24 * 2**20
 """[bytes] What is less is decoded by the thread that needs it: on two cores 8 MB of rounded numbers were loaded in 28
 instead of 38 ms, 16 and 32 MB as fast, 64 MB in 220 instead of 164 (new processes; each thread opens a connection)."""

@@ -37,7 +37,6 @@ TOGETHER = 100
 REMEMBERED = 5_000
 """Tasks whose artifacts or metadata are remembered at most, and artifacts whose names are known by their keys."""
 
-
 _HERE = f":root:{HERE}"
 """The location of an artifact in this file."""
 

@@ -48,9 +48,9 @@ class FileCache(theirs.FileCache):  # type: ignore[name-defined]
     """The last datastore ``sqlite`` and what it was asked for by: for each artifact that is loaded it is the same."""
 
     def _get_flow_datastore(self, ds_type: str, ds_root: str, flow_name: str) -> Any:
-        asked = ds_type, ds_root, flow_name
-        if self._last is not None and self._last[0] == asked:
-            return self._last[1]
+        asked, last = (ds_type, ds_root, flow_name), self._last  # which another thread may replace meanwhile
+        if last is not None and last[0] == asked:
+            return last[1]
         flow_datastore = super()._get_flow_datastore(*asked)
         if ds_type == "sqlite":
             flow_datastore.ca_store.set_blob_cache(FileItself(flow_datastore._storage_impl))
