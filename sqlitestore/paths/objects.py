@@ -8,12 +8,12 @@ Roots are those of now: a file that was moved says where it is, not where it was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlitestore.artifact_lookup import BlobsTogether
-from sqlitestore.errors import BlobNotFound, Damaged
+from sqlitestore.errors import BlobNotFound, Damaged, NotFound
 from sqlitestore.layout import encoding_for_metaflow
 from sqlitestore.model import Artifact, Attempt, TaskAddress, check_key
 from sqlitestore.paths.here import HERE, absolute
@@ -29,10 +29,13 @@ from sqlitestore.registrations import (
 from sqlitestore.tables import Tables
 
 Thing = dict[str, Any]
-
+Found = TypeVar("Found")
 
 TOGETHER = 100
-"""Tasks that are looked up at a time, when they were listed before."""
+"""Tasks, listed before, that are looked up with the first one asked for; also those whose blobs come together."""
+
+MORE_TOGETHER = 500
+"""The same for whoever goes on to others. The artifacts of 1,000 tasks were listed in 225 ms, with TOGETHER in 253."""
 
 REMEMBERED = 5_000
 """Tasks whose artifacts or metadata are remembered at most, and artifacts whose names are known by their keys."""
@@ -208,13 +211,9 @@ class Objects:
     def metadata(self, task: TaskAddress) -> list[Thing]:
         """Return all metadata of a task; of one that no provider was told of, what its attempts say."""
         if task not in self._metadata:
-            together = self._together(task)
             if len(self._metadata) >= REMEMBERED:
                 self._metadata.clear()
-            self._metadata |= {each: [] for each in together}
-            names = [each[2:] for each in together]
-            for found in self._store.registrations.metadata(task.flow_name, task.run_id, names):  # one query
-                self._metadata[TaskAddress(task.flow_name, task.run_id, found.step, found.task)].append(found)
+            self._metadata |= self._with_those_beside(task, self._metadata, self._registered_metadata)
         common = {"flow_id": task.flow_name, "run_number": task.run_id, "step_name": task.step_name}
         return [
             {
@@ -229,6 +228,14 @@ class Objects:
             }
             for each in self._metadata[task] or self._unregistered_metadata(task)
         ]
+
+    def _registered_metadata(self, tasks: Sequence[TaskAddress]) -> dict[TaskAddress, list[RegisteredMetadatum]]:
+        """Return the metadata registered for tasks of one run, by one query."""
+        metadata: dict[TaskAddress, list[RegisteredMetadatum]] = {each: [] for each in tasks}
+        run = tasks[0][:2]
+        for each in self._store.registrations.metadata(*run, [task[2:] for task in tasks]):
+            metadata[TaskAddress(*run, each.step, each.task)].append(each)
+        return metadata
 
     def _unregistered_metadata(self, task: TaskAddress) -> Iterator[RegisteredMetadatum]:
         for attempt in self._store.tasks.find_tasks([task]):
@@ -246,26 +253,42 @@ class Objects:
 
     # Tasks looked at one by one, after they were listed, are looked up in blocks.
 
-    def _together(self, task: TaskAddress) -> list[TaskAddress]:
-        """Return the tasks that were listed beside this one, or only this one."""
+    def _with_those_beside(
+        self, task: TaskAddress, known: Mapping[TaskAddress, object], look_up: Callable[[Sequence[TaskAddress]], Found]
+    ) -> Found:
+        """Return what is found for the tasks listed beside this one that are not ``known`` yet, or only for this one.
+
+        Damage of another is not this one's.
+        """
+        together = self._together(task, known)
+        try:
+            return look_up(together)
+        except (Damaged, NotFound):
+            if len(together) == 1:
+                raise
+            return look_up([task])
+
+    def _together(self, task: TaskAddress, known: Mapping[TaskAddress, object]) -> list[TaskAddress]:
         listed = self._listed.get(task[:3], {})
         position = listed.get(task.task_id)
         if position is None:
             return [task]
-        start = position - position % TOGETHER
-        return [TaskAddress(*task[:3], each) for each in islice(listed, start, start + TOGETHER)]
+        size = MORE_TOGETHER if known else TOGETHER
+        start = position - position % size
+        beside = (TaskAddress(*task[:3], each) for each in islice(listed, start, start + size))
+        return [each for each in beside if each not in known]
 
     def _known(self, task: TaskAddress) -> _Known:
-        block = self._blocks.get(task)
-        if block is None:
+        if task not in self._blocks:
             if len(self._blocks) >= REMEMBERED:
                 self._blocks.clear()
                 self._blobs = BlobsTogether(self._store.blobs.load_small)
-            together = self._together(task)
             with self._store.database.read():
-                block = _Block(self._looked_up(together))
-            self._blocks |= dict.fromkeys(together, block)
-        return block.tasks[task]
+                found = list(self._with_those_beside(task, self._blocks, self._looked_up).items())
+            for start in range(0, len(found), TOGETHER):
+                some = dict(found[start : start + TOGETHER])
+                self._blocks |= dict.fromkeys(some, _Block(some))
+        return self._blocks[task].tasks[task]
 
     def _looked_up(self, tasks: Sequence[TaskAddress]) -> dict[TaskAddress, _Known]:
         """Return what is known of tasks of one run."""

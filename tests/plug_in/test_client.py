@@ -16,7 +16,10 @@ from test_storage_contract import write_task
 
 from sqlitestore import BlobLeftOut, FlowDataStore, export
 from sqlitestore.blobs import Blobs
+from sqlitestore.paths import objects
 from sqlitestore.paths.stores import store_at
+from sqlitestore.registrations import RegisteredMetadatum
+from sqlitestore.tasks import Tasks
 
 TASKS = 8
 
@@ -113,6 +116,54 @@ def test_damage_hurts_one_task(path: Path) -> None:
                 _ = task["text"].data
         else:
             assert task["text"].data == f"text {each}"
+
+
+@pytest.mark.usefixtures("_client")
+def test_damaged_rows_hurt_one_task(path: Path) -> None:
+    """Tasks are looked up together; what is wrong with the rows of one is no error of those beside it."""
+    store = store_at(str(path))
+    assert store is not None
+    store.registrations.add_metadata("Flow", "1", [metadatum(str(each)) for each in range(TASKS)])
+    with store.database.write() as connection:
+        connection.execute("UPDATE artifact SET size = size + 1 WHERE name = 'text' AND attempt = 4")
+        connection.execute("UPDATE registered_metadata SET value = '2' WHERE task = '5'")
+    [hurt] = store.database.query("SELECT task FROM attempt WHERE id = 4")
+    for task in tasks():
+        if (task.id,) == hurt:
+            with pytest.raises(SQLiteStoreException, match=f"train/{task.id} .* is damaged"):
+                _ = task["text"]
+        elif task.id == "5":
+            with pytest.raises(SQLiteStoreException, match="train/5 is damaged"):
+                _ = task.metadata
+        else:
+            assert task["text"].data == f"text {task.id}"
+            assert [each.value for each in task.metadata] == ["1"]
+
+
+def metadatum(task: str) -> RegisteredMetadatum:
+    """Return something to register of a task."""
+    return RegisteredMetadatum("train", task, "number", "1", "int", [], None, 1)
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "mixed"])
+@pytest.mark.usefixtures("_client")
+def test_tasks_are_looked_up_once(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    """A few with the first that is asked for, more with the next, in whatever order; each has its own values."""
+    monkeypatch.setattr(objects, "TOGETHER", 2)
+    monkeypatch.setattr(objects, "MORE_TOGETHER", 4)
+    found: list[int] = []
+    artifacts = Tasks.artifacts
+
+    def looked_up(self: Tasks, attempts: Any) -> Any:
+        found.append(len(attempts))
+        return artifacts(self, attempts)
+
+    monkeypatch.setattr(Tasks, "artifacts", looked_up)
+    asked = {"forward": range(TASKS), "backward": range(TASKS)[::-1], "mixed": (3, 0, 7, 5, 1, 2, 6, 4)}[order]
+    listed = tasks()
+    assert [listed[each]["number"].data for each in asked] == list(asked)
+    assert [listed[each]["text"].data for each in asked] == [f"text {each}" for each in asked]
+    assert found == [2, 2, 4]
 
 
 @pytest.mark.usefixtures("_client")
