@@ -43,7 +43,7 @@ class _Place(NamedTuple):
 
 
 def _for_threads(place: _Place) -> int:
-    return place.target.nbytes if codecs.is_for_threads(place.codec, place.target.nbytes) else 0
+    return codecs.for_threads(place.codec, place.target.nbytes)
 
 
 class InlineReader(BytesIO):

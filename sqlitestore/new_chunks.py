@@ -108,7 +108,7 @@ class NewChunks:
         if self._size <= LARGE:
             return partial(codecs.encode, data)
         codec = codecs.best_codec(data)
-        if codecs.is_for_threads(codec, len(data)):
+        if codecs.for_threads(codec, len(data)):
             return begin(partial(codecs.compress, data, codec)).result
         return partial(_same, codecs.compress(data, codec))
 

@@ -9,6 +9,7 @@ Roots are those of now: a file that was moved says where it is, not where it was
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -254,19 +255,24 @@ class Objects:
     # Tasks looked at one by one, after they were listed, are looked up in blocks.
 
     def _with_those_beside(
-        self, task: TaskAddress, known: Mapping[TaskAddress, object], look_up: Callable[[Sequence[TaskAddress]], Found]
-    ) -> Found:
-        """Return what is found for the tasks listed beside this one that are not ``known`` yet, or only for this one.
+        self,
+        task: TaskAddress,
+        known: Mapping[TaskAddress, object],
+        look_up: Callable[[Sequence[TaskAddress]], dict[TaskAddress, Found]],
+    ) -> dict[TaskAddress, Found]:
+        """Return what is found for a task and those listed beside it that are not ``known`` yet.
 
-        Damage of another is not this one's.
+        Damage of another is not this one's: then each is looked up by itself, once, and the damaged are left out.
         """
         together = self._together(task, known)
         try:
             return look_up(together)
         except (Damaged, NotFound):
-            if len(together) == 1:
-                raise
-            return look_up([task])
+            found = look_up([task])  # or it says what is wrong with this one
+            for each in together:
+                with suppress(Damaged, NotFound):
+                    found |= look_up([each])
+            return found
 
     def _together(self, task: TaskAddress, known: Mapping[TaskAddress, object]) -> list[TaskAddress]:
         listed = self._listed.get(task[:3], {})
