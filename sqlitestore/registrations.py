@@ -9,7 +9,7 @@ A file of format 1 that can only be read has none of these tables, and answers a
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 
@@ -19,7 +19,7 @@ from sqlitestore.errors import Damaged
 from sqlitestore.model import Attempt
 from sqlitestore.schema import REGISTRATIONS
 from sqlitestore.stored_json import loaded, loaded_texts
-from sqlitestore.tasks import digest_of, run_id
+from sqlitestore.tasks import SELECT_NAMES, digest_of, run_id
 
 
 def _select(columns: str, table: str, more: str = "") -> str:
@@ -51,6 +51,9 @@ _TASK = "x.step, x.task, x.user_name, x.ts_epoch, x.digest"
 SELECT_TASKS = _select(_TASK, "registered_task")
 SELECT_TASKS_OF_STEP = _select(_TASK, "registered_task", "AND x.step = ?")
 SELECT_TASK = _select(_TASK, "registered_task", "AND x.step = ? AND x.task = ?")
+SELECT_UNREGISTERED_TASKS = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON r.flow = f.id
+ JOIN attempt AS a ON a.run = r.id WHERE f.name = ?1 AND r.name = ?2 AND (?3 IS NULL OR a.step = ?3)
+ AND NOT EXISTS (SELECT 1 FROM registered_task AS x WHERE x.run = r.id AND x.step = a.step AND x.task = a.task)"""
 INSERT_TASK = """INSERT INTO registered_task(run, step, task, user_name, ts_epoch, digest)
  VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _METADATUM = "x.step, x.task, x.position, x.field_name, x.value, x.type, x.tags, x.user_name, x.ts_epoch, x.digest"
@@ -237,13 +240,18 @@ class Registrations:
         """Return the registered tasks of a run, of a step of it, or that one, in the order of their names."""
         bindings = tuple(name for name in (flow, run, step, task) if name is not None)
         statement = {2: SELECT_TASKS, 3: SELECT_TASKS_OF_STEP, 4: SELECT_TASK}[len(bindings)]
-        tasks = []
-        for name, task_name, user, ts_epoch, digest in self._query(statement, bindings):
+        tasks: list[Any] = self._query(statement, bindings)
+        for index, (name, task_name, user, ts_epoch, digest) in enumerate(tasks):
             found = digest_of(flow, run, name, task_name, user, ts_epoch)
             if found != digest or not _are_ours(ts_epoch, user, name, task_name):
                 raise self._damaged("task", f"{flow}/{run}/{name}/{task_name}")
-            tasks.append(RegisteredTask(name, task_name, user, ts_epoch))
+            tasks[index] = RegisteredTask(name, task_name, user, ts_epoch)  # instead of the row: see Objects._tasks
         return tasks
+
+    def unregistered_tasks(self, flow: str, run: str, step: str | None = None) -> list[tuple[str, str]]:
+        """Return (step, task) of the other tasks of a run, or of a step of it, that have attempts in this file."""
+        statement = SELECT_UNREGISTERED_TASKS if self._database.format >= REGISTRATIONS else SELECT_NAMES
+        return cast("list[tuple[str, str]]", self._database.query(statement, (flow, run, step)))
 
     # Metadata and artifacts
 

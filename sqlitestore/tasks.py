@@ -57,9 +57,12 @@ SELECT_TASK_ATTEMPTS = f"""SELECT f.name, r.name, {_ATTEMPT} FROM json_each(?) A
  ORDER BY asked.id, a.number"""
 SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON r.flow = f.id
  JOIN attempt AS a ON a.run = r.id WHERE f.name = ?1 AND r.name = ?2 AND (?3 IS NULL OR a.step = ?3)"""
-SELECT_ARTIFACTS = """SELECT asked.key, x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview
+SELECT_ARTIFACTS = """SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview, asked.key
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
+COLUMNS = 7
+"""Of an artifact in SELECT_ARTIFACTS; the one behind them says whose it is."""
+
 ATTEMPTS_AT_ONCE = 500
 DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
 INSERT_DONE_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, done, python, artifacts_digest, digest)
@@ -139,13 +142,14 @@ class StoredArtifacts(Mapping[str, Artifact]):
     @property
     def rows(self) -> list[Sequence[Any]]:
         """Return the rows: name, blob's key, size, type, encoding, serializer information and preview as stored."""
-        return list(self._rows.values())
+        return [row[:COLUMNS] for row in self._rows.values()]
 
     def __getitem__(self, name: str) -> Artifact:
         last = self._last
         if last is not None and last[0] == name:  # asked for its key, then to be loaded
             return last[1]
-        _, key, size, kind, encoding, info, packed = row = self._rows[name]
+        row = self._rows[name]
+        _, key, size, kind, encoding, info, packed = row[:COLUMNS]
         if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
         try:
@@ -421,18 +425,19 @@ class Tasks:
         rows: list[list[tuple[Any, ...]]] = [[] for _ in attempts]
         ids = json.dumps([attempt.reference[0] for attempt in attempts])
         for row in self._database.query(SELECT_ARTIFACTS, (ids,)):
-            rows[row[0]].append(row[1:])
+            rows[row[-1]].append(row)  # whole, not a second object for each: Python's garbage collector counts them
         artifacts = []
-        for attempt, fields in zip(attempts, rows, strict=True):
+        for attempt, found in zip(attempts, rows, strict=True):
             attempt_row, artifacts_digest, digest = attempt.reference
+            fields = [row[:COLUMNS] for row in found]
             if digest_of(*fields) != artifacts_digest:
-                fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
+                found = fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
                 if digest_of(*fields) != artifacts_digest:
                     if self._database.query(HAS_ATTEMPT, (attempt_row,)) != [(digest,)]:
                         where = f"Attempt {attempt.number} of task {attempt.task.pathspec}"
                         raise TaskNotFound(f"{where} is no longer there.")
                     raise self._damaged(attempt.task, attempt.number, "its artifact rows")
-            artifacts.append(StoredArtifacts(fields, attempt.task.pathspec))
+            artifacts.append(StoredArtifacts(found, attempt.task.pathspec))
         return artifacts
 
     def flows(self) -> list[str]:
