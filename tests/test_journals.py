@@ -53,7 +53,7 @@ def test_the_log_is_used_only_where_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool, asked: Any, expected: str
 ) -> None:
     """On network file systems, or when asked to, the rollback journal takes its place; all works the same."""
-    monkeypatch.setattr("sqlitestore.database.is_network_file_system", lambda path: network)
+    monkeypatch.setattr("sqlitestore.database_file.is_network_file_system", lambda path: network)
     path = str(tmp_path / "runs.db")
     with FlowDataStore(FLOW, ds_root=path, storage_impl=lambda root: SQLiteStorage(root, journal_mode=asked)) as flow:
         save_task(flow, x=1, noise=incompressible(500_000))

@@ -241,7 +241,7 @@ def _system_reads(amount: Callable[[int], int | None]) -> Iterator[None]:
 @contextmanager
 def failing(files: FailingFiles) -> Iterator[None]:
     """Have the watcher fail the calls of connections that are opened in the block; close these before its end."""
-    with patch("sqlitestore.database.bound_the_log", _bound_the_log), watched(files):
+    with patch("sqlitestore.database_file.bound_the_log", _bound_the_log), watched(files):
         yield
 
 

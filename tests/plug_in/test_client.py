@@ -16,7 +16,7 @@ from test_storage_contract import write_task
 
 from sqlitestore import BlobLeftOut, FlowDataStore, export
 from sqlitestore.blobs import Blobs
-from sqlitestore.paths import objects
+from sqlitestore.paths import task_lookup
 from sqlitestore.paths.stores import store_at
 from sqlitestore.registrations import RegisteredMetadatum
 from sqlitestore.tasks import Tasks
@@ -149,8 +149,8 @@ def metadatum(task: str) -> RegisteredMetadatum:
 @pytest.mark.usefixtures("_client")
 def test_tasks_are_looked_up_once(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
     """A few with the first that is asked for, more with the next, in whatever order; each has its own values."""
-    monkeypatch.setattr(objects, "TOGETHER", 2)
-    monkeypatch.setattr(objects, "MORE_TOGETHER", 4)
+    monkeypatch.setattr(task_lookup, "TOGETHER", 2)
+    monkeypatch.setattr(task_lookup, "MORE_TOGETHER", 4)
     found: list[int] = []
     artifacts = Tasks.artifacts
 

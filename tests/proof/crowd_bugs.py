@@ -20,7 +20,7 @@ _kept: list[Any] = []
 
 def no_waiting() -> AbstractContextManager[Any]:
     """Whoever finds the file locked is told so at once."""
-    return mock.patch("sqlitestore.database.wait_for_writers", lambda connection: connection.set_busy_timeout(0))
+    return mock.patch("sqlitestore.database_file.wait_for_writers", lambda connection: connection.set_busy_timeout(0))
 
 
 def pretended_writing() -> AbstractContextManager[Any]:

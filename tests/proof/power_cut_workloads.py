@@ -65,7 +65,7 @@ class Mode(NamedTuple):
                 original(database, *arguments, **named)
 
             patch.setattr("sqlitestore.database.Database.__init__", init)
-            patch.setattr("sqlitestore.database.is_network_file_system", lambda _: self.journal == "delete")
+            patch.setattr("sqlitestore.database_file.is_network_file_system", lambda _: self.journal == "delete")
             patch.setattr("sqlitestore.pragmas.CHECKPOINT_BYTES", 250_000)
             patch.setattr("sqlitestore.new_chunks.BATCH", 200_000)
             patch.setattr("sqlitestore.new_chunks.LARGE", 0)  # batches go in by another thread

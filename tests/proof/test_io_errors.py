@@ -166,7 +166,7 @@ def failed_batches_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             self._going_in = {}
 
     monkeypatch.setattr(NewChunks, "_insert_batch", insert_anyhow)
-    monkeypatch.setattr("sqlitestore.database.enforce_foreign_keys", lambda _: None)
+    monkeypatch.setattr("sqlitestore.database_file.enforce_foreign_keys", lambda _: None)
 
 
 def sync_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

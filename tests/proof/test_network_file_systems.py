@@ -28,7 +28,7 @@ from sqlitestore import (
     StoreBusy,
     StoreReadOnly,
     StoreUnavailable,
-    database,
+    database_file,
     mounts,
     pragmas,
 )
@@ -89,7 +89,7 @@ def check_journal(path: str, *, remote: bool) -> None:
 def test_a_log_on_a_network_file_system_is_noticed(tmp_path: Path, table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The seeded fault: a decision that never says no fails the check."""
     table({str(tmp_path): "nfs4"})
-    monkeypatch.setattr(database, "is_network_file_system", lambda path: False)
+    monkeypatch.setattr(database_file, "is_network_file_system", lambda path: False)
     with pytest.raises(AssertionError):
         check_journal(str(tmp_path / "runs.db"), remote=True)
 
@@ -220,7 +220,7 @@ def test_a_moved_file_leaves_its_log_without_shared_memory(moved: str) -> None:
 
 def test_a_moved_file_that_is_opened_as_ever_is_noticed(moved: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The seeded fault: without having the file alone, SQLite shares memory."""
-    monkeypatch.setattr(database, "use_alone", lambda connection: None)
+    monkeypatch.setattr(database_file, "use_alone", lambda connection: None)
     assert _shares_memory(moved)
 
 
@@ -331,7 +331,7 @@ def _check_cut_off(path: str) -> None:
         _flows(path)
 
 
-def _ignore_the_journal(file: database.Database) -> bool:
+def _ignore_the_journal(file: database_file.DatabaseFile) -> bool:
     return os.path.exists(file._real_path + "-wal")
 
 
@@ -351,7 +351,7 @@ def test_a_transaction_that_was_cut_off_is_not_read(
         entry.chmod(0o444)
     with monkeypatch.context() as seeded:
         if fault:
-            seeded.setattr(database.Database, "_is_in_use", _ignore_the_journal)
+            seeded.setattr(database_file.DatabaseFile, "_is_in_use", _ignore_the_journal)
             with pytest.raises(AssertionError, match="DID NOT RAISE"):
                 as_nobody(lambda: _check_cut_off(path))
         else:

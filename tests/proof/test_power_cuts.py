@@ -32,7 +32,7 @@ def test_no_image_of_a_disk_is_torn(tmp_path: Path) -> None:
 
 def _always(patch: PATCH, pragma: str, value: str) -> None:
     """Set a pragma of each connection to this, whatever it should be."""
-    patch.setattr(f"sqlitestore.database.set_{pragma}", lambda connection, _: connection.pragma(pragma, value))
+    patch.setattr(f"sqlitestore.database_file.set_{pragma}", lambda connection, _: connection.pragma(pragma, value))
 
 
 def no_sync(patch: PATCH) -> None:
