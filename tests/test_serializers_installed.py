@@ -97,6 +97,24 @@ def test_installed_distributions_offer_serializers(path, tmp_path):
     assert all("install 'fake-numbers'" in elsewhere["values"][name] for name in "cb")
 
 
+def test_a_pickle_is_loaded_without_looking_for_plug_ins(path, tmp_path):
+    """Searching all that is installed takes longer than to open a file and load an artifact of it."""
+    install(tmp_path / "plugins", "fake-numbers", "z = fake_numbers:Complex\n", PLUGIN)
+    run_with(tmp_path / "plugins", path, "save")
+    program = f"""
+import sys
+sys.path.append({str(tmp_path / "plugins")!r})
+from sqlitestore import FlowDataStore
+searched = lambda: [name for name in ("fake_numbers", "importlib.metadata") if name in sys.modules]
+before = searched()
+with FlowDataStore("Flow", ds_root={str(path)!r}) as flow:
+    task = flow.get_task_datastore("1", "step", "1")
+    print(task["i"], searched() == before, task["c"], "fake_numbers" in searched())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["5", "True", "(1+2j)", "True"]
+
+
 def test_broken_entry_point_is_skipped(path, tmp_path):
     """An entry point that does not load, or is no serializer, is skipped with a warning that names it."""
     entries = "no_module = fake_missing:Complex\nno_name = fake_broken:Nothing\nno_serializer = fake_broken:thing\n"
