@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from sqlitestore import beside, codecs, database, preview, repetition, schema, tasks
+from sqlitestore import beside, codecs, pragmas, preview, repetition, schema, tasks
 from sqlitestore.archive import diff
 from sqlitestore.cli import text
 from sqlitestore.errors import Damaged
@@ -27,7 +27,7 @@ def _everywhere(old: Any, new: Any) -> None:
 
 
 def _trusts_the_file() -> None:
-    _everywhere(database.distrust_the_file, lambda _: None)
+    _everywhere(pragmas.distrust_the_file, lambda _: None)
 
 
 def _takes_any_schema() -> None:
