@@ -256,3 +256,25 @@ def test_runs_of_our_own_api_are_there(path: Path) -> None:
     tagged: Any = SQLiteMetadataProvider.mutate_user_tags_for_run("OwnFlow", "r1", tags_to_add=["kept"])
     assert tagged == {"kept"}
     assert ask("run", "self", {"tags": "kept"}, None, "OwnFlow", "r1")["tags"] == ["kept"]
+
+
+def test_tasks_that_were_registered_and_others_are_listed_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, the oldest first; of one age by number, then by name. One that never started is not there."""
+    one = provider()
+    run = one.new_run_id()
+    monkeypatch.setattr("metaflow_extensions.sqlitestore.plugins.provider._now", lambda: 1_700_000_000_000)
+    for _ in range(11):
+        one.new_task_id(run, "train")
+    one.register_task_id(run, "train", "zeta")
+    one.register_task_id(run, "train", "beta")
+    with FlowDataStore("Flow", ds_root=path) as flow:
+        for task in ("later", "3"):
+            flow.get_task_datastore(run, "train", task, attempt=0, mode="w").init_task()
+        flow.get_task_datastore(run, "train", "never", attempt=0, mode="w").save_metadata({"x": 1})
+        flow.get_task_datastore(run, "ours", "1", attempt=0, mode="w").init_task()
+    tasks = SQLiteMetadataProvider.get_object("step", "task", None, None, "Flow", run, "train")
+    assert [each["task_id"] for each in tasks] == ["0", "beta", "zeta", *map(str, range(1, 11)), "later"]
+    steps = SQLiteMetadataProvider.get_object("run", "step", None, None, "Flow", run)
+    assert [each["step_name"] for each in steps] == ["train", "ours"]
+    alone = [SQLiteMetadataProvider.get_object("task", "self", None, None, "Flow", run, "train", name) for name in "3x"]
+    assert (alone[0]["task_id"], alone[1]) == ("3", None)
