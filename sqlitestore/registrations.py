@@ -51,9 +51,8 @@ _TASK = "x.step, x.task, x.user_name, x.ts_epoch, x.digest"
 SELECT_TASKS = _select(_TASK, "registered_task")
 SELECT_TASKS_OF_STEP = _select(_TASK, "registered_task", "AND x.step = ?")
 SELECT_TASK = _select(_TASK, "registered_task", "AND x.step = ? AND x.task = ?")
-SELECT_UNREGISTERED_TASKS = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON r.flow = f.id
- JOIN attempt AS a ON a.run = r.id WHERE f.name = ?1 AND r.name = ?2 AND (?3 IS NULL OR a.step = ?3)
- AND NOT EXISTS (SELECT 1 FROM registered_task AS x WHERE x.run = r.id AND x.step = a.step AND x.task = a.task)"""
+SELECT_UNREGISTERED_TASKS = f"""{SELECT_NAMES} AND NOT EXISTS
+ (SELECT 1 FROM registered_task AS x WHERE x.run = r.id AND x.step = a.step AND x.task = a.task)"""
 INSERT_TASK = """INSERT INTO registered_task(run, step, task, user_name, ts_epoch, digest)
  VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _METADATUM = "x.step, x.task, x.position, x.field_name, x.value, x.type, x.tags, x.user_name, x.ts_epoch, x.digest"
@@ -245,7 +244,7 @@ class Registrations:
             found = digest_of(flow, run, name, task_name, user, ts_epoch)
             if found != digest or not _are_ours(ts_epoch, user, name, task_name):
                 raise self._damaged("task", f"{flow}/{run}/{name}/{task_name}")
-            tasks[index] = RegisteredTask(name, task_name, user, ts_epoch)  # instead of the row: see Objects._tasks
+            tasks[index] = RegisteredTask(name, task_name, user, ts_epoch)  # in the row's place: not both at once
         return tasks
 
     def unregistered_tasks(self, flow: str, run: str, step: str | None = None) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON
 SELECT_ARTIFACTS = """SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview, asked.key
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
-COLUMNS = 7
+_COLUMNS = 7
 """Of an artifact in SELECT_ARTIFACTS; the one behind them says whose it is."""
 
 ATTEMPTS_AT_ONCE = 500
@@ -142,14 +142,14 @@ class StoredArtifacts(Mapping[str, Artifact]):
     @property
     def rows(self) -> list[Sequence[Any]]:
         """Return the rows: name, blob's key, size, type, encoding, serializer information and preview as stored."""
-        return [row[:COLUMNS] for row in self._rows.values()]
+        return [row[:_COLUMNS] for row in self._rows.values()]
 
     def __getitem__(self, name: str) -> Artifact:
         last = self._last
         if last is not None and last[0] == name:  # asked for its key, then to be loaded
             return last[1]
         row = self._rows[name]
-        _, key, size, kind, encoding, info, packed = row[:COLUMNS]
+        _, key, size, kind, encoding, info, packed = row[:_COLUMNS]
         if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
             raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
         try:
@@ -429,7 +429,7 @@ class Tasks:
         artifacts = []
         for attempt, found in zip(attempts, rows, strict=True):
             attempt_row, artifacts_digest, digest = attempt.reference
-            fields = [row[:COLUMNS] for row in found]
+            fields = [row[:_COLUMNS] for row in found]
             if digest_of(*fields) != artifacts_digest:
                 found = fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
                 if digest_of(*fields) != artifacts_digest:
