@@ -7,7 +7,7 @@ fields FORMAT.md lists, so a row that damage changed or moved is noticed when it
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, cast
 
@@ -16,10 +16,11 @@ import msgpack
 from xxhash import xxh3_128_digest
 
 from sqlitestore import preview
-from sqlitestore.blobs import Blobs, key_of
+from sqlitestore.artifact_rows import COLUMNS, StoredArtifacts, rows_of
+from sqlitestore.blobs import Blobs
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
-from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, InvalidType, RunExists, TaskNotFound
+from sqlitestore.errors import AttemptDone, BlobNotFound, Damaged, RunExists, TaskNotFound
 from sqlitestore.holds import release
 from sqlitestore.model import Artifact, Attempt, TaskAddress
 from sqlitestore.schema import RUNS_COME_AND_GO
@@ -60,9 +61,6 @@ SELECT_NAMES = """SELECT DISTINCT a.step, a.task FROM flow AS f JOIN run AS r ON
 SELECT_ARTIFACTS = """SELECT x.name, b.key, x.size, x.type, x.encoding, x.serializer_info, x.preview, asked.key
  FROM json_each(?) AS asked CROSS JOIN artifact AS x ON x.attempt = asked.value
  LEFT JOIN blob AS b ON b.id = x.blob ORDER BY asked.key, x.position"""
-_COLUMNS = 7
-"""Of an artifact in SELECT_ARTIFACTS; the one behind them says whose it is."""
-
 ATTEMPTS_AT_ONCE = 500
 DELETE_ARTIFACTS = "DELETE FROM artifact WHERE attempt = ?"
 INSERT_DONE_ATTEMPT = """INSERT INTO attempt(run, step, task, number, started, done, python, artifacts_digest, digest)
@@ -123,55 +121,6 @@ _TYPES_OF_ATTEMPT = {
     for done in (float, _NO_TIME)
     for python in (str, _NO_TIME)
 }
-_TYPES_OF_ARTIFACT = (str, bytes, int, str, str)
-
-
-class StoredArtifacts(Mapping[str, Artifact]):
-    """The artifacts of an attempt as their rows say, each made into a value when it is asked for.
-
-    Of 2,000 tasks that are looked up most are asked for one artifact; making all took two thirds of the time.
-    """
-
-    __slots__ = ("_last", "_pathspec", "_rows")
-
-    def __init__(self, rows: Iterable[Sequence[Any]], pathspec: str) -> None:
-        self._rows = {row[0]: row for row in rows}
-        self._pathspec = pathspec
-        self._last: tuple[str, Artifact] | None = None
-
-    @property
-    def rows(self) -> list[Sequence[Any]]:
-        """Return the rows: name, blob's key, size, type, encoding, serializer information and preview as stored."""
-        return [row[:_COLUMNS] for row in self._rows.values()]
-
-    def __getitem__(self, name: str) -> Artifact:
-        last = self._last
-        if last is not None and last[0] == name:  # asked for its key, then to be loaded
-            return last[1]
-        row = self._rows[name]
-        _, key, size, kind, encoding, info, packed = row[:_COLUMNS]
-        if tuple(map(type, row[:5])) != _TYPES_OF_ARTIFACT:
-            raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: its row has values of other types.")
-        try:
-            unpacked = preview.unpack(info) if info else {}
-        except Damaged as error:
-            raise Damaged(f"Artifact {name!r} of {self._pathspec} is damaged: {error}.") from error
-        made = Artifact(key.hex(), size, kind, encoding, unpacked, preview.stored(packed, name, self._pathspec))
-        self._last = name, made
-        return made
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an artifact, ``default`` if there is none; in half the time that the base class takes."""
-        return self[name] if name in self._rows else default
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
 
 class Finished(NamedTuple):
@@ -241,7 +190,7 @@ class Tasks:
         another has the key of one that waits; then nothing was written, and ``pending`` is as before.
         """
         finished = Finished(artifacts, float(done), ".".join(map(str, sys.version_info[:3])))
-        rows = _rows(task, finished)
+        rows = rows_of(task, finished.artifacts)
         blobs = [] if pending is None else pending.rows(row[1] for row in rows)
         with ExitStack() as if_it_fails:
             with self._database.write() as connection:
@@ -264,7 +213,7 @@ class Tasks:
         Raises BlobNotFound if an artifact's blob is not in this store; then nothing was written.
         """
         started = None if started is None else float(started)
-        rows = [] if finished is None else _rows(task, finished)
+        rows = [] if finished is None else rows_of(task, finished.artifacts)
         with self._database.write() as connection:
             attempt, _, was_done = attempt_id(connection, task, number)
             if was_done is not None:
@@ -429,7 +378,7 @@ class Tasks:
         artifacts = []
         for attempt, found in zip(attempts, rows, strict=True):
             attempt_row, artifacts_digest, digest = attempt.reference
-            fields = [row[:_COLUMNS] for row in found]
+            fields = [row[:COLUMNS] for row in found]
             if digest_of(*fields) != artifacts_digest:
                 found = fields = with_stubs(self._database, attempt_row, fields)  # noqa: PLW2901 - the same, completed
                 if digest_of(*fields) != artifacts_digest:
@@ -472,22 +421,6 @@ class Tasks:
             f"Attempt {number} of task {task.pathspec} in {self._database.path} is damaged: {what} differ from what "
             "was written. Restore the file from a backup."
         )
-
-
-def _rows(task: TaskAddress, finished: Finished) -> list[tuple[Any, ...]]:
-    return [_row(task, name, artifact) for name, artifact in finished.artifacts.items()]
-
-
-def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:
-    """Return the fields of an artifact's row, with the blob's key in place of its id."""
-    try:
-        info = msgpack.packb(dict(artifact.serializer_info)) if artifact.serializer_info else None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidType(
-            f"The serializer of artifact {name!r} of {task.pathspec} returned what cannot be stored: {error}"
-        ) from error
-    key = key_of(artifact.key)
-    return name, key, artifact.size, artifact.type, artifact.encoding, info, preview.pack(artifact.preview)
 
 
 def _already_done(task: TaskAddress, number: int) -> AttemptDone:

@@ -31,6 +31,7 @@ FLOORS = [
     ["chunk_stream"],
     ["small_blobs"],
     ["blobs"],
+    ["artifact_rows"],
     ["tasks"],
     ["task_records", "files", "registrations", "trust"],
     ["trash"],
