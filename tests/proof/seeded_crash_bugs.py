@@ -14,6 +14,7 @@ from crash_trials import Trial, nothing
 
 from sqlitestore import chunk_stream, schema, tasks
 from sqlitestore.archive import export, merge, records
+from sqlitestore.artifact_rows import rows_of
 from sqlitestore.chunk_stream import INSERT_BLOB, INSERT_CHUNK_OF, ChunkStream
 from sqlitestore.crash_points import crash_point
 from sqlitestore.database import Database
@@ -41,7 +42,7 @@ def _finish_in_two(*, done_first: bool) -> Callable[[], object]:
         def finish(self: Tasks, task: Any, number: int, artifacts: Any, done: float, pending: Any) -> None:
             self._blobs.put_what_waits(pending)
             finished = Finished(artifacts, done, ".".join(map(str, sys.version_info[:3])))
-            rows = tasks._rows(task, finished)
+            rows = rows_of(task, artifacts)
 
             def mark() -> None:
                 with self._database.write() as connection:
