@@ -13,7 +13,7 @@ from sqlitestore.errors import Damaged, InvalidType
 from sqlitestore.model import Artifact, TaskAddress
 
 COLUMNS = 7
-"""Name, blob's key, size, type, encoding, serializer information, and preview as stored."""
+"""Name, blob's key, size, type, encoding, serializer information, and preview as stored; more may stand behind them."""
 
 # A stranger's digests are right whatever a row holds, and SQLite checks the types of a STRICT table only on writing.
 _TYPES = (str, bytes, int, str, str)
