@@ -38,7 +38,7 @@ def _row(task: TaskAddress, name: str, artifact: Artifact) -> tuple[Any, ...]:
 class StoredArtifacts(Mapping[str, Artifact]):
     """The artifacts of an attempt as their rows say, each made into a value when it is asked for.
 
-    Of 2,000 tasks that are looked up most are asked for one artifact; making all took two thirds of the time.
+    Of many tasks that are looked up, most are asked for one artifact: one of five takes 40 us so, 63 if all are made.
     """
 
     __slots__ = ("_last", "_pathspec", "_rows")
